@@ -1,0 +1,31 @@
+# Everything a user or a developer does here is one target. `make help` lists them.
+SHELL := /bin/bash
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+export PYTHON
+
+.PHONY: help setup demo test check lock clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(VENV)/.installed  ## make .venv with everything, from locked hashes
+
+$(VENV)/.installed: requirements.lock pyproject.toml .ci/setup
+	@bash .ci/setup $(VENV)
+
+demo: setup  ## the main job on a real shopping pattern, with its own broker and Redis; ARGS="--events 20000"
+	@$(BIN)/stockflow demo $(ARGS)
+
+test: setup  ## the whole test suite, on a real Kafka and a real Redis or Valkey
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: setup  ## lint, format, types and layers
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
+
+lock: setup  ## write requirements.lock anew (needs uv)
+	uv pip compile pyproject.toml --all-extras --universal --python-version 3.10 --generate-hashes --no-emit-index-url --no-header -o requirements.lock
+
+clean:  ## remove the virtual environment and caches
+	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache

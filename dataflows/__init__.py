@@ -1,0 +1,1 @@
+"""The Bytewax pipelines, one page each."""

@@ -1,0 +1,1 @@
+"""Tools that people run beside the pipeline: topics and the audit; they never write balances."""

@@ -1,0 +1,4 @@
+"""Command line entry."""
+
+def main() -> None:
+    """Start."""

@@ -1,0 +1,169 @@
+"""The only reader of the environment: every setting, its default and its limits; never a connection."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+PREFIX = "STOCKFLOW_"
+KAFKA_PREFIX = PREFIX + "KAFKA__"
+
+# librdkafka properties that carry a guarantee of this program; a user's value would silently break it.
+RESERVED_KAFKA_PROPERTIES = frozenset(
+    {
+        "acks",
+        "auto.offset.reset",
+        "enable.auto.commit",
+        "enable.auto.offset.store",
+        "enable.gapless.guarantee",
+        "enable.idempotence",
+        "enable.partition.eof",
+        "group.id",
+        "group.protocol",
+        "group.remote.assignor",
+        "bootstrap.servers",
+        "metadata.broker.list",
+        "delivery.timeout.ms",
+        "isolation.level",
+        "max.in.flight",
+        "max.in.flight.requests.per.connection",
+        "message.max.bytes",
+        "message.send.max.retries",
+        "message.timeout.ms",
+        "partition.assignment.strategy",
+        "partitioner",
+        "queue.buffering.max.kbytes",
+        "queue.buffering.max.messages",
+        "request.required.acks",
+        "retries",
+        "transactional.id",
+    }
+)
+
+
+class InvalidSettings(ValueError):
+    """The environment asks for something that cannot work; the text says what to change."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings of one process. Times are milliseconds as in the environment."""
+
+    bootstrap_servers: str = "localhost:9092"
+    redis_url: str = "redis://localhost:6379/0"
+    group_id: str = "stockflow"
+    topic_prefix: str = ""
+    partitions: int = 12
+    replication: int = -1
+    group_protocol: str = "consumer"
+    lease_ms: int = 30_000
+    routine_interval_ms: int = 250
+    commit_interval_ms: int = 200
+    linger_ms: int = 2
+    ready_lag_max: int = 10_000
+    metrics_host: str = "0.0.0.0"
+    metrics_port: int = 9400
+    http_port: int = 8080
+    cloudevents_headers: bool = False
+    accept_lost_input: bool = False
+    log_level: str = "info"
+    kafka: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def topic(self, name: str) -> str:
+        """The name of a registered topic on the broker: the prefix stands literally in front."""
+        return self.topic_prefix + name
+
+    def client_config(self) -> dict[str, str]:
+        """librdkafka properties shared by every client: the user's own and the bootstrap servers."""
+        return {**self.kafka, "bootstrap.servers": self.bootstrap_servers}
+
+
+def load(environ: Mapping[str, str] | None = None) -> Settings:
+    """Read every setting from the environment; `<NAME>_FILE` names a file that holds the value.
+
+    Raises:
+        InvalidSettings: a value is not usable, a file cannot be read, or a property would break a guarantee.
+    """
+    env = dict(os.environ if environ is None else environ)
+    values = {name: text for name, text in _with_files(env).items() if name.startswith(PREFIX)}
+    defaults = Settings()
+
+    def text(name: str, default: str) -> str:
+        return values.get(PREFIX + name, default)
+
+    def number(name: str, default: int, low: int, high: int) -> int:
+        raw = text(name, str(default))
+        try:
+            value = int(raw)
+        except ValueError:
+            raise InvalidSettings(f"{PREFIX}{name}={raw!r} is not a whole number") from None
+        if not low <= value <= high:
+            raise InvalidSettings(f"{PREFIX}{name}={value} must be between {low} and {high}")
+        return value
+
+    def choice(name: str, default: str, allowed: tuple[str, ...]) -> str:
+        value = text(name, default)
+        if value not in allowed:
+            raise InvalidSettings(f"{PREFIX}{name}={value!r} must be one of: {', '.join(allowed)}")
+        return value
+
+    settings = Settings(
+        bootstrap_servers=text("BOOTSTRAP_SERVERS", defaults.bootstrap_servers),
+        redis_url=text("REDIS_URL", defaults.redis_url),
+        group_id=text("GROUP_ID", defaults.group_id),
+        topic_prefix=text("TOPIC_PREFIX", defaults.topic_prefix),
+        partitions=number("PARTITIONS", defaults.partitions, 1, 10_000),
+        replication=number("REPLICATION", defaults.replication, -1, 100),
+        group_protocol=choice("GROUP_PROTOCOL", defaults.group_protocol, ("consumer", "classic")),
+        lease_ms=number("LEASE_MS", defaults.lease_ms, 1_000, 3_600_000),
+        routine_interval_ms=number("ROUTINE_INTERVAL_MS", defaults.routine_interval_ms, 0, 3_600_000),
+        commit_interval_ms=number("COMMIT_INTERVAL_MS", defaults.commit_interval_ms, 10, 60_000),
+        linger_ms=number("LINGER_MS", defaults.linger_ms, 0, 1_000),
+        ready_lag_max=number("READY_LAG_MAX", defaults.ready_lag_max, 0, 1_000_000_000),
+        metrics_host=text("METRICS_HOST", defaults.metrics_host),
+        metrics_port=number("METRICS_PORT", defaults.metrics_port, 0, 65_535),
+        http_port=number("HTTP_PORT", defaults.http_port, 0, 65_535),
+        cloudevents_headers=choice("CLOUDEVENTS_HEADERS", "false", ("true", "false")) == "true",
+        accept_lost_input=choice("ACCEPT_LOST_INPUT", "false", ("true", "false")) == "true",
+        log_level=choice("LOG_LEVEL", defaults.log_level, ("debug", "info", "warning", "error")),
+        kafka=_kafka_properties(values),
+    )
+    if settings.replication == 0:
+        raise InvalidSettings(f"{PREFIX}REPLICATION=0 must be -1 (the broker's default) or at least 1")
+    if settings.commit_interval_ms > settings.lease_ms // 5:
+        raise InvalidSettings(f"{PREFIX}COMMIT_INTERVAL_MS must be at most a fifth of {PREFIX}LEASE_MS")
+    if not settings.bootstrap_servers.strip():
+        raise InvalidSettings(f"{PREFIX}BOOTSTRAP_SERVERS is empty: name at least one broker as host:port")
+    if urlsplit(settings.redis_url.split(",")[0]).scheme not in ("redis", "rediss", "unix", "redis+cluster", "redis+sentinel"):
+        raise InvalidSettings(
+            f"{PREFIX}REDIS_URL must start with redis://, rediss://, unix://, redis+cluster:// or redis+sentinel://"
+        )
+    return settings
+
+
+def _with_files(env: dict[str, str]) -> dict[str, str]:
+    """The environment with every `<NAME>_FILE` replaced by the content of its file."""
+    resolved = dict(env)
+    for name, path in env.items():
+        if name.startswith(PREFIX) and name.endswith("_FILE"):
+            try:
+                resolved[name.removesuffix("_FILE")] = Path(path).read_text(encoding="utf-8").strip()
+            except OSError as error:
+                raise InvalidSettings(f"{name}: cannot read {path}: {error.strerror}") from None
+            del resolved[name]
+    return resolved
+
+
+def _kafka_properties(values: Mapping[str, str]) -> dict[str, str]:
+    """`STOCKFLOW_KAFKA__SASL_USERNAME` becomes `sasl.username`; reserved properties are refused."""
+    properties = {}
+    for name, value in values.items():
+        if name.startswith(KAFKA_PREFIX):
+            key = name.removeprefix(KAFKA_PREFIX).lower().replace("_", ".")
+            if key in RESERVED_KAFKA_PROPERTIES:
+                raise InvalidSettings(f"{name}: {key} is set by stockflow, because its guarantees depend on it")
+            properties[key] = value
+    return properties
