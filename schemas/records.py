@@ -1,0 +1,105 @@
+"""What stockflow publishes, field by field in wire order, and its bytes; never how a number is computed."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+
+import msgspec
+from msgspec import Struct
+
+EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def micros(moment: datetime) -> int:
+    """Microseconds since 1970 of a timezone-aware time, exactly."""
+    return (moment - EPOCH) // _MICROSECOND
+
+
+def moment(us: int | None) -> datetime | None:
+    """The UTC time of microseconds since 1970; None stays None."""
+    return None if us is None else EPOCH + timedelta(microseconds=us)
+
+
+class Cause(Struct, frozen=True, gc=False):
+    """The event that changed the numbers."""
+
+    type: str
+    id: str
+    source: str
+    occurred_at: datetime
+
+
+class Sources(Struct, frozen=True, gc=False):
+    """The newest `occurred_at` heard from each kind of source; null where none has spoken."""
+
+    pos: datetime | None
+    wms: datetime | None
+    orders: datetime | None
+
+
+class Availability(Struct, frozen=True, gc=False):
+    """One record of `availability.v1`: what can be sold of one SKU at one location.
+
+    Units are whole selling units. `available_*` is None while the truth is not known: missing is not zero.
+    `version` comes first on the wire, so that a view can compare it without parsing the rest.
+    """
+
+    version: int
+    sku: str
+    location: str
+    status: str
+    reason: str | None
+    status_ship: str
+    status_pickup: str
+    available_to_ship: int | None
+    available_in_store: int | None
+    on_hand: int
+    unavailable: int
+    committed: int
+    in_transit: int
+    inbound: int
+    next_inbound_at: datetime | None
+    safety_stock_ship: int
+    safety_stock_pickup: int
+    withheld_ship: int
+    withheld_pickup: int
+    shortage: int
+    backorder_left: int
+    lane: str
+    policy: str | None
+    cause: Cause
+    sources: Sources
+    changed_at: datetime
+
+
+# Left out when two records are compared: they never make a record by themselves.
+VOLATILE_FIELDS = frozenset({"version", "lane", "cause", "sources", "changed_at"})
+
+_encoder = msgspec.json.Encoder()
+_availability_decoder = msgspec.json.Decoder(Availability)
+
+
+def encode(record: Struct) -> bytes:
+    """A record as compact JSON, fields in declared order."""
+    return _encoder.encode(record)
+
+
+def decode_availability(value: bytes) -> Availability:
+    """The typed record of one `availability.v1` value.
+
+    Raises:
+        msgspec.ValidationError: the value is not such a record.
+    """
+    return _availability_decoder.decode(value)
+
+
+def availability_key(sku: str, location: str) -> str:
+    """The one text form of a balance's key: SKU and location joined by a bar (neither may contain one)."""
+    return f"{sku}|{location}"
+
+
+def split_availability_key(key: str) -> tuple[str, str]:
+    """SKU and location of a balance's key."""
+    sku, _, location = key.partition("|")
+    return sku, location
