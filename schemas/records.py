@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta, timezone
+from datetime import datetime
 
 import msgspec
 from msgspec import Struct
 
-EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-_MICROSECOND = timedelta(microseconds=1)
+from stock.times import EPOCH, micros, moment
 
-
-def micros(moment: datetime) -> int:
-    """Microseconds since 1970 of a timezone-aware time, exactly."""
-    return (moment - EPOCH) // _MICROSECOND
-
-
-def moment(us: int | None) -> datetime | None:
-    """The UTC time of microseconds since 1970; None stays None."""
-    return None if us is None else EPOCH + timedelta(microseconds=us)
+__all__ = [
+    "EPOCH",
+    "Availability",
+    "Cause",
+    "Sources",
+    "availability_key",
+    "decode_availability",
+    "encode",
+    "micros",
+    "moment",
+    "split_availability_key",
+]
 
 
 class Cause(Struct, frozen=True, gc=False):

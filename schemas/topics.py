@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 HOUR_MS = 3_600_000
-INPUT_BYTES_MAX = 1_048_588  # Kafka's own default for max.message.bytes, set so that dead letters can be sized.
+INPUT_BYTES_MAX = (
+    1_048_588  # Kafka's own default for max.message.bytes, set so that dead letters can be sized.
+)
 DEAD_LETTER_BYTES_MAX = INPUT_BYTES_MAX + 65_536  # The largest input plus the headers that say why.
 STATE_COMPACTION_LAG_MS_MIN = HOUR_MS  # A newer owner needs this long to repair what a fenced writer left.
 

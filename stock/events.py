@@ -121,7 +121,13 @@ class WmsCount(StockFact, frozen=True, gc=False, kw_only=True, tag_field="type",
 
 
 class WmsStatusChanged(
-    StockFact, frozen=True, gc=False, kw_only=True, tag_field="type", tag="wms.status_changed", rename={"from_state": "from", "to_state": "to"}
+    StockFact,
+    frozen=True,
+    gc=False,
+    kw_only=True,
+    tag_field="type",
+    tag="wms.status_changed",
+    rename={"from_state": "from", "to_state": "to"},
 ):
     """Units changed their state without leaving on_hand."""
 
@@ -130,7 +136,9 @@ class WmsStatusChanged(
     to_state: State
 
 
-class TransferShipped(StockFact, frozen=True, gc=False, kw_only=True, tag_field="type", tag="transfer.shipped"):
+class TransferShipped(
+    StockFact, frozen=True, gc=False, kw_only=True, tag_field="type", tag="transfer.shipped"
+):
     """Units left `location` for `to_location`."""
 
     transfer: str
@@ -141,7 +149,9 @@ class TransferShipped(StockFact, frozen=True, gc=False, kw_only=True, tag_field=
     order_line: str | None = None
 
 
-class TransferReceived(StockFact, frozen=True, gc=False, kw_only=True, tag_field="type", tag="transfer.received"):
+class TransferReceived(
+    StockFact, frozen=True, gc=False, kw_only=True, tag_field="type", tag="transfer.received"
+):
     """Units of a transfer arrived at `location`."""
 
     transfer: str
@@ -169,7 +179,9 @@ class TransferCancelled(
     units: Units
 
 
-class InboundExpected(StockFact, frozen=True, gc=False, kw_only=True, tag_field="type", tag="inbound.expected"):
+class InboundExpected(
+    StockFact, frozen=True, gc=False, kw_only=True, tag_field="type", tag="inbound.expected"
+):
     """Units are expected from outside; never on hand before they are received."""
 
     inbound: str
@@ -177,7 +189,9 @@ class InboundExpected(StockFact, frozen=True, gc=False, kw_only=True, tag_field=
     eta: Moment
 
 
-class InboundCancelled(StockFact, frozen=True, gc=False, kw_only=True, tag_field="type", tag="inbound.cancelled"):
+class InboundCancelled(
+    StockFact, frozen=True, gc=False, kw_only=True, tag_field="type", tag="inbound.cancelled"
+):
     """Expected units will not come."""
 
     inbound: str
@@ -250,7 +264,9 @@ class OrderAllocated(StockFact, frozen=True, gc=False, kw_only=True, tag_field="
     line: str | None = None
 
 
-class OrderDeallocated(StockFact, frozen=True, gc=False, kw_only=True, tag_field="type", tag="order.deallocated"):
+class OrderDeallocated(
+    StockFact, frozen=True, gc=False, kw_only=True, tag_field="type", tag="order.deallocated"
+):
     """An order line gives units back."""
 
     order_line: str

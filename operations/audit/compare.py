@@ -1,0 +1,165 @@
+"""The comparisons: recomputed against the topic, the topic against Redis, records against outcomes; never a repair."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Protocol
+
+import msgspec
+import polars as pl
+
+from operations.audit.expected import MODES, with_overall
+from operations.audit.inputs import Inputs
+from operations.audit.log import Extents
+from operations.audit.published import COMPARED_FIELDS, Entry, Key
+from operations.audit.recompute import KEY, Recomputed
+from operations.audit.report import Findings
+from schemas import topics
+
+
+class Outcomes(Protocol):
+    """What the pipeline has counted in one partition, and up to where."""
+
+    @property
+    def totals(self) -> Mapping[str, int]:
+        """Input records by outcome."""
+
+    @property
+    def positions(self) -> Collection[int]:
+        """Next offset to read, per topic in the order of `KEYED_INPUTS`."""
+
+
+DecodeOutcomes = Callable[[bytes], Outcomes]
+
+
+def compare_topic(expected: pl.DataFrame, published: pl.DataFrame, findings: Findings) -> None:
+    """Every key must be published with one of its expected records; nothing else may be published.
+
+    Args:
+        expected: from `expected_records`, one or more legal rows per key.
+        published: the newest records, in `PUBLISHED_SCHEMA`.
+        findings: where differences go.
+    """
+    actual = published.rename({name: f"actual_{name}" for name in COMPARED_FIELDS}).with_columns(found=True)
+    paired = expected.join(actual, on=KEY, how="left", maintain_order="left")
+    for mode in MODES:
+        said = pl.col(f"actual_status_{mode}")
+        either = pl.col(f"band_{mode}") & said.is_in(["LOW_STOCK", "IN_STOCK"])
+        paired = paired.with_columns(
+            pl.when(either).then(said).otherwise(pl.col(f"status_{mode}")).alias(f"status_{mode}")
+        )
+    paired = with_overall(paired)
+    same = pl.all_horizontal(pl.col(name).eq_missing(pl.col(f"actual_{name}")) for name in COMPARED_FIELDS)
+    paired = paired.with_columns(same=same & pl.col("found").fill_null(False))
+    wrong = paired.filter(~pl.col("same").any().over(KEY)).unique(KEY, keep="first", maintain_order=True)
+    for row in wrong.sort(KEY).iter_rows(named=True):
+        findings.add("recomputed and topic", f"{row['sku']}|{row['location']} {_unlike(row)}")
+    for sku, location in actual.join(expected, on=KEY, how="anti").select(KEY).sort(KEY).iter_rows():
+        findings.add("recomputed and topic", f"{sku}|{location} is published, but no fact names it")
+
+
+def _unlike(row: Mapping[str, object]) -> str:
+    if row["found"] is None:
+        return "is not published"
+    unlike = [
+        f"{name} is {row[f'actual_{name}']}, recomputed {row[name]}"
+        for name in COMPARED_FIELDS
+        if row[name] != row[f"actual_{name}"]
+    ]
+    return "; ".join(unlike)
+
+
+def compare_view(
+    entries: Mapping[Key, Entry], view: Mapping[Key, bytes], in_flux: Collection[Key], findings: Findings
+) -> None:
+    """The view must hold the bytes of the topic, key by key; a key in flux may be newer than the topic was."""
+    for key, entry in entries.items():
+        value = view.get(key)
+        if value == entry.value:
+            continue
+        sku, location = key
+        if value is None:
+            findings.add("topic and Redis", f"{sku}|{location} is not in Redis")
+            continue
+        version = _version(value)
+        if key in in_flux and version is not None and version > entry.version:
+            continue
+        findings.add(
+            "topic and Redis",
+            f"{sku}|{location} has version {version} in Redis, {entry.version} on the topic"
+            + (" with other content" if version == entry.version else ""),
+        )
+    for sku, location in view.keys() - entries.keys():
+        findings.add("topic and Redis", f"{sku}|{location} is in Redis, but not on the topic")
+
+
+def _version(value: bytes) -> int | None:
+    try:
+        version = msgspec.json.decode(value, type=dict[str, object]).get("version")
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    return version if isinstance(version, int) else None
+
+
+def compare_outcomes(
+    stored: Mapping[int, bytes],
+    decode: DecodeOutcomes,
+    extents: Extents,
+    inputs: Inputs,
+    recomputed: Recomputed,
+    findings: Findings,
+) -> dict[str, int]:
+    """Every input record must be accounted for exactly once; returns the pipeline's totals over all partitions.
+
+    Args:
+        stored: by partition, the value of the newest outcome record of the state topic.
+        decode: reads such a value.
+        extents: of the keyed input topics; what was read.
+        inputs: what was read, and which of it was refused.
+        recomputed: which of it had a second identity.
+        findings: where differences go.
+    """
+    sums: dict[str, int] = {}
+    for partition in sorted(extents[topics.KEYED_INPUTS[0].name]):
+        parts = [extents[topic.name][partition] for topic in topics.KEYED_INPUTS]
+        value = stored.get(partition)
+        if value is None:
+            if any(part.end > part.start for part in parts):
+                findings.add("outcomes", f"partition {partition} has input, but no outcomes were stored")
+            continue
+        outcomes = decode(value)
+        for topic, part, position in zip(topics.KEYED_INPUTS, parts, outcomes.positions, strict=True):
+            if position != part.end and (position > part.end or part.end > part.start):
+                findings.add(
+                    "outcomes",
+                    f"{topic.name}[{partition}] was counted up to {position}, its log ends at {part.end}",
+                )
+        applied = recomputed.applied.get(partition, 0)
+        known = {
+            "dead_letter": inputs.refused[partition],
+            "duplicate": recomputed.duplicates.get(partition, 0),
+        }
+        consumed = sum(
+            max(0, position - part.start) for part, position in zip(parts, outcomes.positions, strict=True)
+        )
+        totals = dict(outcomes.totals)
+        for outcome, count in totals.items():
+            sums[outcome] = sums.get(outcome, 0) + count
+        if sum(totals.values()) != consumed:
+            findings.add(
+                "outcomes",
+                f"partition {partition} counted {sum(totals.values())} records, consumed {consumed}",
+            )
+        for outcome, count in known.items():
+            if totals.get(outcome, 0) != count:
+                findings.add(
+                    "outcomes",
+                    f"partition {partition} counted {totals.get(outcome, 0)} as {outcome}, recomputed {count}",
+                )
+        effective = totals.get("applied", 0) + totals.get("absorbed", 0)
+        if effective != applied:
+            findings.add(
+                "outcomes",
+                f"partition {partition} counted {effective} as applied or absorbed, recomputed {applied}",
+            )
+    return sums

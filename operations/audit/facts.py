@@ -1,0 +1,283 @@
+"""Input records judged and turned into columns, from the written contract; never through the pipeline's code.
+
+That the audit decides again what a valid record is, and what each type does, is the point of it: only the
+typed messages and the topic registry are shared with the pipeline.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import msgspec
+import polars as pl
+
+from operations.audit.log import LogRecord
+from schemas import topics
+from schemas.records import micros
+from stock import events
+
+FUTURE_US_MAX = 5 * 60 * 1_000_000  # A fact may be at most this much newer than its Kafka record.
+NAME_LENGTH_MAX = 128  # Of a SKU or a location id.
+
+TOPIC_ORDER = {topic.name: index for index, topic in enumerate(topics.KEYED_INPUTS)}
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_DOUBTFUL_CHARACTER = re.compile(r"[\x80-\x9f]")
+
+_FACT_DECODERS = {
+    topics.POS_SALES.name: msgspec.json.Decoder(events.PosMessage),
+    topics.WMS_MOVEMENTS.name: msgspec.json.Decoder(events.WmsMessage),
+    topics.ORDER_RESERVATIONS.name: msgspec.json.Decoder(events.OrderMessage),
+}
+_setting_decoder = msgspec.json.Decoder(events.SettingsMessage)
+
+# What a fact does to on_hand, per unit. A void does the opposite of what it voids.
+_ON_HAND_SIGN: dict[type[events.StockFact], int] = {
+    events.PosSale: -1,
+    events.PosReturn: 1,
+    events.WmsReceipt: 1,
+    events.WmsShipment: -1,
+    events.WmsShipmentVoided: 1,
+    events.WmsAdjustment: 1,
+    events.OrderFulfilled: -1,
+}
+_SUPPORTED: tuple[type[events.StockFact], ...] = (
+    *_ON_HAND_SIGN,
+    events.PosVoid,
+    events.WmsCount,
+    events.WmsStatusChanged,
+    events.ReservationCreated,
+    events.ReservationRenewed,
+    events.ReservationReleased,
+    events.OrderAllocated,
+    events.OrderDeallocated,
+)
+_SUPPORTED_SCOPE = frozenset({"sku", "location", "mode"})
+_SUPPORTED_VALUES = frozenset({"safety_stock", "buffer", "low_stock_enter", "low_stock_exit", "enabled"})
+_ID_FIELDS = (
+    "id",
+    "source",
+    "reservation",
+    "line",
+    "order_line",
+    "echo",
+    "voids",
+    "inbound",
+    "policy",
+)
+
+FACT_SCHEMA: dict[str, pl.DataType] = {
+    "topic": pl.Int8(),  # position in KEYED_INPUTS
+    "partition": pl.Int32(),
+    "offset": pl.Int64(),
+    "timestamp_ms": pl.Int64(),
+    "type": pl.String(),
+    "sku": pl.String(),
+    "location": pl.String(),
+    "source": pl.String(),
+    "id": pl.String(),
+    "occurred_us": pl.Int64(),
+    "effective_us": pl.Int64(),  # occurred_us, but the voided fact's time for pos.void
+    "units": pl.Int64(),
+    "delta": pl.Int64(),  # signed change of on_hand; null for facts that move nothing
+    "restores": pl.Boolean(),  # gives units back to the order line it names
+    "state": pl.String(),
+    "from_state": pl.String(),
+    "to_state": pl.String(),
+    "reservation": pl.String(),
+    "line": pl.String(),
+    "order_line": pl.String(),
+    "expires_us": pl.Int64(),
+}
+
+
+class Judged(NamedTuple):
+    """What the audit thinks of a record: its message, why it must be refused, why either would be right."""
+
+    message: events.Message | None
+    refusal: str | None = None
+    doubt: str | None = None
+
+
+def judge_fact(record: LogRecord, partitions: int) -> Judged:
+    """Whether a record of a keyed input topic must be applied, must be refused, or may be either."""
+    decoder = _FACT_DECODERS.get(record.topic)
+    if not record.value:
+        return Judged(None, "empty")
+    if decoder is None:
+        return Judged(None, "not supported yet: items")
+    decoded = _decode(decoder, record.value)
+    if isinstance(decoded, str):
+        return Judged(None, decoded)
+    assert isinstance(decoded, events.StockFact)
+    refusal = (
+        _bad_name(decoded.sku, "sku")
+        or _bad_name(decoded.location, "location")
+        or _bad_common(decoded, record.timestamp_ms)
+        or _bad_units(decoded)
+        or _unsupported_fact(decoded)
+    )
+    if refusal is None and topics.partition_of(decoded.sku, partitions) != record.partition:
+        refusal = f"wrong partition: {decoded.sku} belongs to {topics.partition_of(decoded.sku, partitions)}"
+    doubt = _doubtful_name(decoded.sku) or _doubtful_name(decoded.location) or _doubtful(decoded, record)
+    return Judged(decoded, refusal, doubt)
+
+
+def judge_setting(record: LogRecord) -> Judged:
+    """Whether a settings record must hold, must be refused, or may be either; a removal has no message."""
+    if record.value is None:
+        return Judged(None, doubt=None if record.key else "a removal that names no key")
+    if not record.value:
+        return Judged(None, "empty")
+    decoded = _decode(_setting_decoder, record.value)
+    if isinstance(decoded, str):
+        return Judged(None, decoded)
+    assert isinstance(decoded, events.Message)
+    refusal = _bad_common(decoded, record.timestamp_ms) or _unsupported_setting(decoded)
+    if refusal is None and isinstance(decoded, events.LocationSet):
+        refusal = _bad_name(decoded.location, "location")
+    doubt = None
+    if _setting_key(decoded) != (record.key or b"").decode(errors="replace"):
+        doubt = "its key does not name what it sets"
+    elif isinstance(decoded, events.PolicySet):
+        named = (decoded.scope.sku, decoded.scope.location)
+        if any(name is not None and _bad_name(name, "scope") for name in named):
+            doubt = "its scope names what cannot exist"
+    return Judged(decoded, refusal, doubt)
+
+
+def row_of(record: LogRecord, message: events.Message) -> tuple[object, ...]:
+    """One row of the frame of facts, in the order of `FACT_SCHEMA`."""
+    assert isinstance(message, events.StockFact)
+    occurred_us = micros(message.occurred_at)
+    effective_us = occurred_us
+    units: int | None = getattr(message, "units", None)
+    sign = _ON_HAND_SIGN.get(type(message))
+    restores = isinstance(message, events.WmsShipmentVoided)
+    if isinstance(message, events.PosVoid):
+        effective_us = micros(message.voided_at)
+        restores = message.voided_type == "pos.sale"
+        sign = 1 if restores else -1
+    expires_at = getattr(message, "expires_at", None)
+    return (
+        TOPIC_ORDER[record.topic],
+        record.partition,
+        record.offset,
+        record.timestamp_ms,
+        message.__struct_config__.tag,
+        message.sku,
+        message.location,
+        message.source,
+        message.id,
+        occurred_us,
+        effective_us,
+        units,
+        None if sign is None or units is None else sign * units,
+        restores,
+        getattr(message, "state", None),
+        getattr(message, "from_state", None),
+        getattr(message, "to_state", None),
+        getattr(message, "reservation", None),
+        getattr(message, "line", None),
+        getattr(message, "order_line", None),
+        None if expires_at is None else micros(expires_at),
+    )
+
+
+def frame(rows: Sequence[tuple[object, ...]]) -> pl.DataFrame:
+    """Rows of facts as columns."""
+    if not rows:
+        return pl.DataFrame(schema=FACT_SCHEMA)
+    return pl.DataFrame(dict(zip(FACT_SCHEMA, zip(*rows, strict=True), strict=True)), schema=FACT_SCHEMA)
+
+
+def _decode(decoder: msgspec.json.Decoder[object], value: bytes) -> object | str:
+    """The message, or the reason why there is none."""
+    try:
+        return decoder.decode(value)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        return f"not decodable: {error}"
+
+
+def _bad_name(name: str, field: str) -> str | None:
+    if not 1 <= len(name) <= NAME_LENGTH_MAX:
+        return f"{field} has {len(name)} characters"
+    if "|" in name or name[0] == " " or name[-1] == " " or _CONTROL.search(name):
+        return f"{field} has a bar, a control character or an outer blank"
+    return None
+
+
+def _bad_common(message: events.Message, timestamp_ms: int) -> str | None:
+    if timestamp_ms >= 0 and micros(message.occurred_at) > timestamp_ms * 1_000 + FUTURE_US_MAX:
+        return "it occurred in the future"
+    for field in _ID_FIELDS:
+        text = getattr(message, field, None)
+        if text is not None and len(text) > events.ID_LENGTH_MAX:
+            return f"{field} is too long"
+    return None
+
+
+def _bad_units(message: events.StockFact) -> str | None:
+    if isinstance(message, events.WmsAdjustment) and message.units == 0:
+        return "an adjustment by nothing"
+    return None
+
+
+def _unsupported_fact(message: events.StockFact) -> str | None:
+    if not isinstance(message, _SUPPORTED):
+        return f"not supported yet: {message.__struct_config__.tag}"
+    if isinstance(message, events.WmsCount) and message.basis == "net":
+        return "not supported yet: a net count"
+    return None
+
+
+def _unsupported_setting(message: events.Message) -> str | None:
+    if isinstance(message, events.SourceAlive):
+        return "not supported yet: source.alive"
+    if not isinstance(message, events.PolicySet):
+        return None
+    fields = _given(message.scope) - _SUPPORTED_SCOPE | _given(message.values) - _SUPPORTED_VALUES
+    if message.valid_from is not None or message.valid_until is not None:
+        fields |= {"valid_from/valid_until"}
+    return f"not supported yet: {', '.join(sorted(fields))}" if fields else None
+
+
+def _given(struct: msgspec.Struct) -> frozenset[str]:
+    return frozenset(field for field in struct.__struct_fields__ if getattr(struct, field) is not None)
+
+
+def _setting_key(message: events.Message) -> str:
+    if isinstance(message, events.LocationSet):
+        return f"location:{message.location}"
+    if isinstance(message, events.PolicySet | events.PolicyRemoved):
+        return f"policy:{message.policy}"
+    assert isinstance(message, events.SourceAlive)
+    return f"alive:{message.location}:{message.feed}"
+
+
+def _doubtful_name(name: str) -> str | None:
+    """The contract says "blanks" and "control characters"; Unicode has more of both than everyone expects."""
+    if name != name.strip() or _DOUBTFUL_CHARACTER.search(name):
+        return "a name with an unusual blank or control character"
+    return None
+
+
+def _doubtful(message: events.StockFact, record: LogRecord) -> str | None:
+    """What the contract leaves open, so that refusing and applying are both right."""
+    for field in _ID_FIELDS:
+        text = getattr(message, field, None)
+        if text is not None and (not text or len(text.encode()) > events.ID_LENGTH_MAX):
+            return f"{field} is empty or long in bytes"
+    if isinstance(message, events.WmsStatusChanged) and message.from_state == message.to_state:
+        return "a change to the same state"
+    if isinstance(message, events.WmsCount) and message.state != "sellable":
+        return "a count of one state"
+    if (
+        isinstance(message, events.PosVoid)
+        and record.timestamp_ms >= 0
+        and micros(message.voided_at) > record.timestamp_ms * 1_000 + FUTURE_US_MAX
+    ):
+        return "what it voids lies in the future"
+    return None

@@ -1,0 +1,154 @@
+"""What is open of every hold and order line, folded fact by fact; never on_hand, never arrival order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import NamedTuple
+
+import polars as pl
+
+_CREATED = "reservation.created"
+_RENEWED = "reservation.renewed"
+_RELEASED = "reservation.released"
+_ALLOCATED = "order.allocated"
+_DEALLOCATED = "order.deallocated"
+
+_ORDER = ("effective_us", "rank", "source", "id")
+
+
+class OpenHold(NamedTuple):
+    """Units held at one location until a time, or for good."""
+
+    sku: str
+    location: str
+    units: int
+    expires_us: int | None
+
+
+class Allocated(NamedTuple):
+    """Units bound by one order line at one location."""
+
+    sku: str
+    location: str
+    units: int
+
+
+@dataclass
+class _Cell:
+    """One order line at one location: what it still binds, and what was taken from it (and may come back)."""
+
+    left: int = 0
+    taken: int = 0
+
+
+@dataclass
+class _Hold:
+    """A hold while its facts are folded."""
+
+    location: str | None = None
+    left: int = 0
+    expires_us: int | None = None
+
+    def fold(self, row: dict[str, object]) -> None:
+        """One more fact that names this hold, in order of time."""
+        kind, units, expires_us = row["type"], row["take"], row["expires_us"]
+        if kind == _CREATED:
+            self.location, self.left, self.expires_us = str(row["location"]), _int(units), _time(expires_us)
+        elif kind == _RENEWED:
+            if self.expires_us is None or _int(row["effective_us"]) < self.expires_us:
+                self.expires_us = _time(expires_us)
+        else:
+            self.left -= self.left if units is None else min(_int(units), self.left)
+
+
+@dataclass
+class _OrderLine:
+    """An order line while its facts are folded."""
+
+    cells: dict[str, _Cell] = field(default_factory=dict)
+
+    def fold(self, row: dict[str, object]) -> None:
+        """One more fact that names this order line, in order of time."""
+        kind, own, units = row["type"], str(row["location"]), _int(row["take"])
+        if kind == _ALLOCATED:
+            self.cells[own] = _Cell(left=units)
+        elif row["rank"] == 2:
+            for cell in self._own_first(own):
+                given = min(units, cell.taken)
+                cell.taken -= given
+                cell.left += given
+                units -= given
+        else:
+            for cell in self._own_first(own):
+                took = min(units, cell.left)
+                cell.left -= took
+                cell.taken += 0 if kind == _DEALLOCATED else took
+                units -= took
+
+    def _own_first(self, own: str) -> Iterator[_Cell]:
+        for location in sorted(self.cells, key=lambda name: (name != own, name)):
+            yield self.cells[location]
+
+
+def open_holds(facts: pl.DataFrame) -> list[OpenHold]:
+    """Holds with units left, whether or not their time has passed, from deduplicated facts."""
+    kind = pl.col("type")
+    named = facts.filter(
+        pl.col("reservation").is_not_null()
+        & (kind.is_in([_CREATED, _RENEWED, _RELEASED, _ALLOCATED]) | (pl.col("delta") < 0))
+    ).with_columns(
+        rank=pl.when(kind == _CREATED).then(0).otherwise(1),
+        # An adjustment lowers on_hand by signed units, so its size is what counts.
+        take=pl.when(pl.col("delta") < 0).then(-pl.col("delta")).otherwise(pl.col("units")),
+    )
+    found = []
+    for (sku, _, _), rows in _groups(named, ("sku", "reservation", "line")):
+        hold = _Hold()
+        for row in rows:
+            hold.fold(row)
+        if hold.location is not None and hold.left > 0:
+            found.append(OpenHold(str(sku), hold.location, hold.left, hold.expires_us))
+    return found
+
+
+def allocations(facts: pl.DataFrame) -> list[Allocated]:
+    """Units that order lines still bind, by location, from deduplicated facts."""
+    kind = pl.col("type")
+    named = facts.filter(
+        pl.col("order_line").is_not_null()
+        & (kind.is_in([_ALLOCATED, _DEALLOCATED]) | (pl.col("delta") < 0) | pl.col("restores"))
+    ).with_columns(
+        rank=pl.when(kind == _ALLOCATED).then(0).when(pl.col("restores")).then(2).otherwise(1),
+        take=pl.when(pl.col("delta") < 0).then(-pl.col("delta")).otherwise(pl.col("units")),
+    )
+    found: list[Allocated] = []
+    for (sku, _), rows in _groups(named, ("sku", "order_line")):
+        order_line = _OrderLine()
+        for row in rows:
+            order_line.fold(row)
+        found.extend(
+            Allocated(str(sku), location, cell.left)
+            for location, cell in order_line.cells.items()
+            if cell.left > 0
+        )
+    return found
+
+
+def _groups(
+    facts: pl.DataFrame, identity: tuple[str, ...]
+) -> Iterator[tuple[tuple[object, ...], Iterator[dict[str, object]]]]:
+    """Facts by identity, in the one order in which they are folded."""
+    columns = [*identity, *_ORDER, "location", "type", "take", "expires_us"]
+    rows = facts.select(dict.fromkeys(columns)).sort([*identity, *_ORDER]).iter_rows(named=True)
+    return groupby(rows, key=lambda row: tuple(row[name] for name in identity))
+
+
+def _int(value: object) -> int:
+    assert isinstance(value, int)
+    return value
+
+
+def _time(value: object) -> int | None:
+    return None if value is None else _int(value)

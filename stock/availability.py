@@ -1,0 +1,125 @@
+"""The formula: from a balance and the terms that hold to what can be sold; the only place that knows it.
+
+Source of the numbers: on hand less what is unavailable, less what is committed, less safety stock, never below 0
+for a buyer; the shortfall is told apart as `shortage`, what safety stock keeps back as `withheld`.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from stock.balance import HAS_BASELINE, LOW_PICKUP, LOW_SHIP, Balance
+from stock.policies import ModeTerms, Terms
+
+# Stored. The position of a status is what state records keep. From best to worst, as the better mode is chosen.
+STATUSES = (
+    "IN_STOCK",
+    "LOW_STOCK",
+    "BACKORDERABLE",
+    "PREORDERABLE",
+    "UNKNOWN",
+    "DISCONTINUED",
+    "OUT_OF_STOCK",
+)
+IN_STOCK, LOW_STOCK, BACKORDERABLE, PREORDERABLE, UNKNOWN, DISCONTINUED, OUT_OF_STOCK = range(7)
+
+
+class ModeView(Struct, gc=False, array_like=True):
+    """One mode's answer: status (position in STATUSES), its reason, units available (None: not known), withheld."""
+
+    status: int
+    reason: str | None
+    available: int | None
+    withheld: int
+    safety_stock: int
+    policy: str | None
+
+
+class View(Struct, gc=False, array_like=True):
+    """Everything that a record says of one key, apart from what never makes a record by itself."""
+
+    ship: ModeView
+    pickup: ModeView
+    on_hand: int
+    unavailable: int
+    committed: int
+    shortage: int
+    in_transit: int = 0
+    inbound: int = 0
+    next_inbound_at_us: int | None = None
+    backorder_left: int = 0
+
+    @property
+    def better(self) -> ModeView:
+        """The mode whose status comes first in STATUSES; ship if both are equal."""
+        return self.ship if self.ship.status <= self.pickup.status else self.pickup
+
+    def statuses(self) -> int:
+        """The statuses of both modes in one number, as a state record keeps them; never 0."""
+        return 64 + self.ship.status * 8 + self.pickup.status
+
+
+def view(balance: Balance, committed: int, terms: Terms) -> View:
+    """What can be sold now.
+
+    Args:
+        balance: stock on hand and its unavailable part, in units; its flags say which mode was LOW before.
+        committed: units bound by open holds and allocations.
+        terms: the resolved policies of this key.
+    """
+    unavailable = balance.unavailable
+    raw = balance.on_hand - unavailable - committed
+    flags = balance.flags
+    known = bool(flags & HAS_BASELINE)
+    return View(
+        _mode_view(raw, known, terms.ship, bool(flags & LOW_SHIP)),
+        _mode_view(raw, known, terms.pickup, bool(flags & LOW_PICKUP)),
+        balance.on_hand,
+        unavailable,
+        committed,
+        -raw if raw < 0 else 0,
+    )
+
+
+def low_flags(seen: View, flags: int) -> int:
+    """A balance's flags with the LOW bits of this view."""
+    flags &= ~(LOW_SHIP | LOW_PICKUP)
+    if seen.ship.status == LOW_STOCK:
+        flags |= LOW_SHIP
+    if seen.pickup.status == LOW_STOCK:
+        flags |= LOW_PICKUP
+    return flags
+
+
+def is_urgent(before: int, after: int) -> bool:
+    """Whether a change of `statuses()` must go out at once: all but a step between IN_STOCK and LOW_STOCK.
+
+    A number going to or from 0 or null always shows as such a change. `before` is 0 if nothing was published yet.
+    """
+    if before == after:
+        return False
+    if before == 0:
+        return True
+    was, now = before - 64, after - 64
+    return _kind(was >> 3) != _kind(now >> 3) or _kind(was & 7) != _kind(now & 7)
+
+
+def _kind(status: int) -> int:
+    return IN_STOCK if status == LOW_STOCK else status
+
+
+def _mode_view(raw: int, known: bool, terms: ModeTerms, was_low: bool) -> ModeView:
+    safety_stock = terms.safety_stock
+    if terms.off is not None:
+        return ModeView(OUT_OF_STOCK, terms.off, 0, 0, safety_stock, terms.policy)
+    if not known:
+        return ModeView(UNKNOWN, "no_baseline", None, 0, safety_stock, terms.policy)
+    available = raw - safety_stock
+    if available > 0:
+        low = available <= terms.enter or (was_low and available < terms.exit)
+        return ModeView(
+            LOW_STOCK if low else IN_STOCK, None, available, safety_stock, safety_stock, terms.policy
+        )
+    if raw > 0:
+        return ModeView(OUT_OF_STOCK, "withheld_by_safety_stock", 0, raw, safety_stock, terms.policy)
+    return ModeView(OUT_OF_STOCK, "sold_out", 0, 0, safety_stock, terms.policy)

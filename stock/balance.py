@@ -1,0 +1,165 @@
+"""One balance: what is on hand of one SKU at one location, and the movement log that lets a count arrive late."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right, insort
+from operator import itemgetter
+from typing import Literal
+
+import msgspec
+from msgspec import Struct
+
+MOVEMENTS_MAX = 1_024  # Movements kept per balance, so that a late count knows what happened after it.
+MOVEMENTS_HORIZON_US = 24 * 3_600 * 1_000_000  # ... and for how long before the newest of them.
+
+HAS_BASELINE = 1  # a count or receipt was heard
+LOW_SHIP = 2  # ship was LOW_STOCK at the last evaluation
+LOW_PICKUP = 4
+CAUSE_PINNED = 8  # the unpublished cause is a receipt or return, which conflation must keep
+
+Cause = tuple[str, str, str, int]  # type, id, source, occurred_at in microseconds
+Count = tuple[int, str, str]  # occurred_at in microseconds, source, id: the greatest wins
+
+
+class Balance(Struct, array_like=True, gc=False):
+    """The durable facts of one balance. Units may be negative; they are never silently set to 0.
+
+    `applied`: per keyed input the highest offset that has had its effect (or was found to have none).
+    `moved_us`: time of the newest movement; `dropped_us`: of the newest one the log no longer holds. `digest`: of the record last acknowledged
+    as published, 0 if none was; `published`: its three statuses, packed.
+    """
+
+    # Stored. Changing these needs a migration.
+    applied: list[int]
+    on_hand: int = 0
+    damaged: int = 0
+    quality_hold: int = 0
+    display: int = 0
+    flags: int = 0
+    count: Count | None = None
+    moved_us: int = 0
+    dropped_us: int = 0
+    pos_us: int | None = None
+    wms_us: int | None = None
+    orders_us: int | None = None
+    cause: Cause | None = None
+    digest: int = 0
+    published: int = 0
+
+    @property
+    def unavailable(self) -> int:
+        """Units on hand that may not be sold; each counter stays exact, and counts only above 0."""
+        if self.damaged or self.quality_hold or self.display:
+            return max(0, self.damaged) + max(0, self.quality_hold) + max(0, self.display)
+        return 0
+
+    def move_state(self, state: str, units: int) -> None:
+        """Add units to one of the unavailable states; `sellable` is what remains and has no counter."""
+        if state == "damaged":
+            self.damaged += units
+        elif state == "quality_hold":
+            self.quality_hold += units
+        elif state == "display":
+            self.display += units
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Balance)
+
+
+def pack(balance: Balance) -> bytes:
+    """A balance as msgpack bytes: how it rests in memory and what its state record carries."""
+    return _encoder.encode(balance)
+
+
+def unpack(packed: bytes) -> Balance:
+    """The balance of packed bytes.
+
+    Raises:
+        msgspec.ValidationError: the bytes are not a balance.
+    """
+    return _decoder.decode(packed)
+
+
+CountOutcome = Literal["applied", "older", "beyond_log"]
+
+
+class Movements:
+    """The newest movements of one balance by time: pairs (time in microseconds, signed units)."""
+
+    __slots__ = ("_log",)
+
+    def __init__(self) -> None:
+        self._log: list[tuple[int, int]] = []
+
+    def __len__(self) -> int:
+        return len(self._log)
+
+    def add(self, time_us: int, units: int) -> int:
+        """Remember a movement; the time of the newest movement dropped to make room comes back, 0 if none was."""
+        log = self._log
+        entry = (time_us, units)
+        if not log or entry >= log[-1]:
+            log.append(entry)
+        else:
+            insort(log, entry)
+        if len(log) > MOVEMENTS_MAX + MOVEMENTS_MAX // 4:
+            return self._drop_through(log[len(log) - MOVEMENTS_MAX - 1][0])
+        if log[0][0] < log[-1][0] - 2 * MOVEMENTS_HORIZON_US:
+            return self.forget_before(log[-1][0] - MOVEMENTS_HORIZON_US)
+        return 0
+
+    def since(self, time_us: int) -> int:
+        """Sum of the units moved at or after a time."""
+        return sum(units for _, units in self._log[bisect_left(self._log, time_us, key=_time) :])
+
+    def forget_before(self, time_us: int) -> int:
+        """Drop what happened before a time; the time of the newest dropped movement comes back, 0 if none was."""
+        if not self._log or self._log[0][0] >= time_us:
+            return 0
+        return self._drop_through(self._log[bisect_left(self._log, time_us, key=_time) - 1][0])
+
+    def discard(self, time_us: int, units: int) -> None:
+        """Drop one movement, if it is still here."""
+        at = bisect_left(self._log, (time_us, units))
+        if at < len(self._log) and self._log[at] == (time_us, units):
+            del self._log[at]
+
+    def _drop_through(self, time_us: int) -> int:
+        del self._log[: bisect_right(self._log, time_us, key=_time)]
+        return time_us
+
+
+_time = itemgetter(0)
+
+
+def apply_movement(balance: Balance, movements: Movements, time_us: int, units: int) -> bool:
+    """Move on_hand by signed units as of a time; False if the newest count already includes it."""
+    if balance.count is not None and time_us < balance.count[0]:
+        return False
+    balance.on_hand += units
+    if time_us > balance.moved_us:
+        balance.moved_us = time_us
+    dropped = movements.add(time_us, units)
+    if dropped > balance.dropped_us:
+        balance.dropped_us = dropped
+    return True
+
+
+def apply_count(
+    balance: Balance, movements: Movements, count: Count, units: int, forgotten_us: int
+) -> CountOutcome:
+    """State what was on hand as of a count; later movements stay on top, wherever they arrived.
+
+    `forgotten_us` is the newest movement time that is no longer remembered for any balance. Returns `older` if a
+    newer count stands, `beyond_log` if movements at or after it are no longer known one by one.
+    """
+    balance.flags |= HAS_BASELINE
+    if balance.count is not None and count < balance.count:
+        return "older"
+    if count[0] <= balance.moved_us and count[0] <= max(balance.dropped_us, forgotten_us):
+        return "beyond_log"
+    balance.count = count
+    balance.on_hand = units + movements.since(count[0])
+    movements.forget_before(count[0])
+    return "applied"

@@ -1,0 +1,200 @@
+"""Everything that binds stock in one partition: its holds and order lines, and the units they bind per key.
+
+Each hold and order line is a state key of its own and idempotent by itself, because one fact may concern a balance at
+one location and a hold at another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from heapq import heappop, heappush
+
+import msgspec
+
+from stock.orders import Fact, Hold, OrderLine
+from stock.times import HOUR_US
+
+ORDERS_PER_SKU_MAX = 100_000  # Holds and order lines remembered per SKU; more is a runaway client.
+CLOSED_HORIZON_US = 24 * HOUR_US  # How long a closed hold or order line still takes late facts.
+
+# Stored. State keys beside `sku|location`: a location has at least one character and no control character.
+_HOLD = "|\x1fhold\x1f"
+_LINE = "|\x1forder\x1f"
+_EXPIRE, _FORGET = 0, 1
+
+Change = tuple[str, int]  # key `sku|location`, units bound more (or, negative, fewer)
+
+_encoder = msgspec.msgpack.Encoder()
+_hold_decoder = msgspec.msgpack.Decoder(Hold)
+_line_decoder = msgspec.msgpack.Decoder(OrderLine)
+
+
+def hold_key(sku: str, reservation: str, line: str | None) -> str:
+    """The state key of a hold; the length keeps reservation and line apart whatever they contain."""
+    return f"{sku}{_HOLD}{len(reservation)}\x1f{reservation}{line or ''}"
+
+
+def line_key(sku: str, order_line: str) -> str:
+    """The state key of an order line."""
+    return f"{sku}{_LINE}{order_line}"
+
+
+def is_order_key(key: str) -> bool:
+    """Whether a state key belongs to a hold or order line."""
+    return _HOLD in key or _LINE in key
+
+
+def reservation_in(key: str) -> str:
+    """The reservation that a hold's state key names."""
+    length, _, rest = key.partition(_HOLD)[2].partition("\x1f")
+    return rest[: int(length)]
+
+
+class Commitments:
+    """Holds, order lines and their sums; not thread-safe. Its clock is the time up to which holds have ended."""
+
+    def __init__(self, topics: int) -> None:
+        self.clock_us = 0
+        self._topics = topics
+        self._orders: dict[str, Hold | OrderLine] = {}
+        self._per_sku: dict[str, int] = {}
+        self._units: dict[str, int] = {}
+        self._timers: list[tuple[int, int, str]] = []
+        self._dirty: dict[str, None] = {}
+
+    def __len__(self) -> int:
+        """Number of holds and order lines remembered, open or closed."""
+        return len(self._orders)
+
+    @property
+    def dirty(self) -> bool:
+        """Whether something is not durable yet."""
+        return bool(self._dirty)
+
+    def units(self, key: str) -> int:
+        """Units bound at `sku|location`."""
+        return self._units.get(key, 0)
+
+    def is_full(self, sku: str, key: str) -> bool:
+        """Whether a new hold or order line under this state key is one too many for the SKU."""
+        return key not in self._orders and self._per_sku.get(sku, 0) >= ORDERS_PER_SKU_MAX
+
+    def tell_hold(self, sku: str, key: str, new: Fact, topic: int, offset: int) -> list[Change]:
+        """Let a hold take in a fact; what it binds more or less comes back."""
+        hold = self._orders.get(key)
+        if hold is None:
+            hold = Hold([-1] * self._topics, [])
+            self._add(sku, key, hold, new)
+        assert isinstance(hold, Hold)
+        if offset <= hold.applied[topic]:
+            return []
+        before, was_at, was_end = hold.open_units(self.clock_us), hold.location, hold.expires_at_us
+        hold.applied[topic] = offset
+        hold.add(new)
+        self._dirty[key] = None
+        end_us = hold.expires_at_us
+        if end_us is not None and end_us != was_end and end_us > self.clock_us:
+            heappush(self._timers, (end_us, _EXPIRE, key))
+        after = hold.open_units(self.clock_us)
+        if was_at == hold.location:
+            return self._bind(sku, {hold.location: after - before})
+        return self._bind(sku, {was_at: -before, hold.location: after})
+
+    def tell_line(self, sku: str, key: str, new: Fact, topic: int, offset: int) -> list[Change]:
+        """Let an order line take in a fact; what it binds more or less comes back."""
+        line = self._orders.get(key)
+        if line is None:
+            line = OrderLine([-1] * self._topics, [], {}, {})
+            self._add(sku, key, line, new)
+        assert isinstance(line, OrderLine)
+        if offset <= line.applied[topic]:
+            return []
+        before = line.left()
+        line.applied[topic] = offset
+        line.add(new)
+        self._dirty[key] = None
+        after = line.left()
+        return self._bind(sku, {at: after.get(at, 0) - before.get(at, 0) for at in {**before, **after}})
+
+    def next_timer_us(self) -> int | None:
+        """When `advance` has something to do next."""
+        return self._timers[0][0] if self._timers else None
+
+    def advance(self, now_us: int) -> Iterator[tuple[str, str, int]]:
+        """End the holds whose time has come and forget what closed long ago; a clock set back changes nothing.
+
+        Yields:
+            For each hold that ended with units left: the key it bound them at, its reservation, its end.
+        """
+        while self._timers and self._timers[0][0] <= max(now_us, self.clock_us):
+            due_us, kind, key = heappop(self._timers)
+            order = self._orders.get(key)
+            if order is None:
+                continue
+            if kind == _FORGET:
+                self._forget(key, order, max(now_us, self.clock_us))
+            elif isinstance(order, Hold) and order.expires_at_us == due_us > self.clock_us and order.location:
+                self.clock_us = due_us
+                if order.left:
+                    sku = key.partition("|")[0]
+                    [(at, _)] = self._bind(sku, {order.location: -order.left})
+                    yield at, reservation_in(key), due_us
+        self.clock_us = max(self.clock_us, now_us)
+
+    def flush(self) -> Iterator[tuple[str, bytes | None]]:
+        """State records of everything that changed; None deletes."""
+        for key in self._dirty:
+            order = self._orders.get(key)
+            yield key, None if order is None else _encoder.encode(order)
+        self._dirty.clear()
+
+    def restore(self, key: str, packed: bytes) -> None:
+        """Take back one hold or order line; the clock must have been set before."""
+        order = _hold_decoder.decode(packed) if _HOLD in key else _line_decoder.decode(packed)
+        sku = key.partition("|")[0]
+        self._orders[key] = order
+        self._per_sku[sku] = self._per_sku.get(sku, 0) + 1
+        heappush(self._timers, (order.last_us() + CLOSED_HORIZON_US, _FORGET, key))
+        if isinstance(order, OrderLine):
+            self._bind(sku, dict(order.left()))
+            return
+        if order.expires_at_us is not None and order.expires_at_us > self.clock_us:
+            heappush(self._timers, (order.expires_at_us, _EXPIRE, key))
+        self._bind(sku, {order.location: order.open_units(self.clock_us)})
+
+    def rewrite(self, key: str) -> None:
+        """Write this key again with the next flush: what stands on the topic is not ours."""
+        self._dirty[key] = None
+
+    def _add(self, sku: str, key: str, order: Hold | OrderLine, first: Fact) -> None:
+        self._orders[key] = order
+        self._per_sku[sku] = self._per_sku.get(sku, 0) + 1
+        heappush(self._timers, (max(first.time_us, self.clock_us) + CLOSED_HORIZON_US, _FORGET, key))
+
+    def _bind(self, sku: str, changes: dict[str | None, int] | dict[str, int]) -> list[Change]:
+        bound = []
+        for location, units in changes.items():
+            if units == 0 or location is None:
+                continue
+            key = f"{sku}|{location}"
+            total = self._units.get(key, 0) + units
+            if total:
+                self._units[key] = total
+            else:
+                del self._units[key]
+            bound.append((key, units))
+        return bound
+
+    def _forget(self, key: str, order: Hold | OrderLine, now_us: int) -> None:
+        """Drop what is closed and no longer expects late facts; ask again later otherwise."""
+        is_open = order.open_units(now_us) if isinstance(order, Hold) else order.left()
+        due_us = order.last_us() + CLOSED_HORIZON_US
+        if is_open or due_us > now_us:
+            heappush(self._timers, (max(due_us, now_us + HOUR_US), _FORGET, key))
+            return
+        del self._orders[key]
+        self._dirty[key] = None
+        sku = key.partition("|")[0]
+        self._per_sku[sku] -= 1
+        if not self._per_sku[sku]:
+            del self._per_sku[sku]

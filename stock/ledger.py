@@ -1,0 +1,414 @@
+"""All balances of one partition: the pure state machine from facts to changed keys.
+
+The ledger neither reads a clock nor does I/O. It says what happened by return values, which keys need another look in
+`touched`, and hands out what must be made durable in `flush`. Idle balances rest packed; only those in use are objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+import xxhash
+
+from stock.availability import View, low_flags, view
+from stock.balance import (
+    CAUSE_PINNED,
+    HAS_BASELINE,
+    Balance,
+    Cause,
+    Movements,
+    apply_count,
+    apply_movement,
+    pack,
+    unpack,
+)
+from stock.commitments import Change, Commitments, hold_key, is_order_key, line_key
+from stock.effects import Effect, effect_of
+from stock.events import OrderAllocated, PosReturn, ReservationCreated, StockFact, WmsReceipt
+from stock.policies import Policies
+from stock.recent import Recent, Row
+from stock.times import micros
+
+# Stored. The position of an outcome is what journal records keep. Outcomes exclude each other.
+OUTCOMES = ("applied", "duplicate", "absorbed", "echo", "dead_letter")
+APPLIED, DUPLICATE, ABSORBED, ECHO, DEAD_LETTER = range(5)
+
+FACTS_REMEMBERED_MAX = 500_000  # Per partition; about 200 bytes each while they last.
+TOPIC_COUNT = 4  # The keyed inputs, in their registered order: pos, wms, orders, items.
+_POS, _WMS, _ORDERS, _ITEMS = range(TOPIC_COUNT)
+
+# Stored. State keys that belong to the partition as a whole; no SKU is empty.
+OUTCOMES_KEY = "|outcomes"
+JOURNAL_PREFIX = "|journal|"
+
+
+class Totals(msgspec.Struct, array_like=True, gc=False):
+    """What a partition's state covers: outcomes so far and the next input positions they stand for.
+
+    `clock_us` is the time up to which holds have ended; `forgotten_us` the newest movement no longer remembered.
+    """
+
+    # Stored. Changing these needs a migration.
+    by_outcome: list[int]
+    positions: list[int]
+    clock_us: int = 0
+    forgotten_us: int = 0
+
+
+_encoder = msgspec.msgpack.Encoder()
+_totals_decoder = msgspec.msgpack.Decoder(Totals)
+
+
+def decode_totals(packed: bytes) -> Totals:
+    """The totals of packed bytes.
+
+    Raises:
+        msgspec.ValidationError: the bytes are not totals.
+    """
+    return _totals_decoder.decode(packed)
+
+
+class LimitReached(Exception):
+    """A fact was refused because its SKU already has as many holds and order lines as are remembered."""
+
+
+class Ledger:
+    """The running balances of one partition; not thread-safe.
+
+    Args:
+        policies: shared by all partitions of the process.
+        facts_max: how many recent facts to remember for repeats and late counts.
+    """
+
+    def __init__(self, policies: Policies, facts_max: int = FACTS_REMEMBERED_MAX) -> None:
+        self.policies = policies
+        self.touched: dict[str, None] = {}
+        self.forced: set[str] = set()
+        self.totals = Totals([0] * len(OUTCOMES), [0] * TOPIC_COUNT)
+        self.recent = Recent(TOPIC_COUNT, facts_max)
+        self.commitments = Commitments(TOPIC_COUNT)
+        self._idle: dict[str, bytes] = {}
+        self._active: dict[str, Balance] = {}
+        self._fresh = 0
+        self._movements: dict[str, Movements] = {}
+        self._dirty: dict[str, None] = {}
+        self._durable = [0] * TOPIC_COUNT
+        self._replay_until = [0] * TOPIC_COUNT
+        self._covered: dict[tuple[int, int], int] = {}
+
+    def __len__(self) -> int:
+        """Number of balances."""
+        return len(self._idle) + self._fresh
+
+    def __contains__(self, key: str) -> bool:
+        """Whether the key `sku|location` has a balance."""
+        return key in self._active or key in self._idle
+
+    def keys(self) -> list[str]:
+        """The keys of all balances, as of now."""
+        return [*self._idle, *(key for key in self._active if key not in self._idle)]
+
+    def balance(self, key: str) -> Balance:
+        """The live balance of a known key.
+
+        Raises:
+            KeyError: there is none.
+        """
+        found = self._active.get(key)
+        if found is None:
+            found = self._active[key] = unpack(self._idle[key])
+        return found
+
+    # Facts
+
+    def apply(self, event: StockFact, topic: int, offset: int, timestamp_us: int) -> int | None:
+        """Let one fact have its effect, once.
+
+        Args:
+            event: a supported fact whose SKU belongs to this partition.
+            topic: position of its topic in the keyed inputs.
+            offset: its offset there.
+            timestamp_us: the Kafka record's timestamp.
+
+        Returns:
+            The outcome, or None for a replayed record whose effect and outcome are already in the restored state.
+
+        Raises:
+            LimitReached: nothing was changed; the caller refuses the record.
+        """
+        key = f"{event.sku}|{event.location}"
+        if offset < self._replay_until[topic]:
+            self._show_again(key)
+            if offset < self._durable[topic]:
+                return None
+            covered = self._covered.pop((topic, offset), None)
+            if covered is not None:
+                return self._complete(event, topic, offset, covered)
+        id_hash = xxhash.xxh3_64_intdigest(f"{event.sku}\0{event.source}\0{event.id}".encode())
+        if id_hash in self.recent.ids:
+            self.totals.positions[topic] = offset + 1
+            if key in self:
+                self.balance(key).applied[topic] = offset
+                self._dirty[key] = None
+            return self._record((key, topic, DUPLICATE, offset, 0, 0, 0), timestamp_us)
+        effect = effect_of(event)
+        if type(event) in _OPENS_ORDER:
+            self._check_limit(event)
+        self.totals.positions[topic] = offset + 1
+        balance = self._active.get(key) or self._open(key)
+        outcome = self._move(key, balance, effect)
+        balance.applied[topic] = offset
+        occurred_us = micros(event.occurred_at)
+        _heard(balance, topic, occurred_us)
+        if effect.hold is not None or effect.line is not None:
+            self._tell_orders(event, effect, topic, offset)
+        if outcome == APPLIED:
+            _set_cause(balance, event, occurred_us)
+            self._step_band(key, balance)
+        self._dirty[key] = None
+        self.touched[key] = None
+        self.recent.ids.add(id_hash)
+        moved = effect.units if outcome == APPLIED else 0
+        return self._record((key, topic, outcome, offset, id_hash, effect.time_us, moved), timestamp_us)
+
+    def refuse(self, topic: int, offset: int) -> bool:
+        """Count a record that goes to the dead letters; False if the restored state counts it already."""
+        if offset < self._durable[topic]:
+            return False
+        self.totals.positions[topic] = offset + 1
+        self.totals.by_outcome[DEAD_LETTER] += 1
+        return True
+
+    # Numbers
+
+    def view(self, key: str) -> View:
+        """What can be sold at a known key, now."""
+        sku, _, location = key.partition("|")
+        return view(self.balance(key), self.commitments.units(key), self.policies.terms(sku, location))
+
+    def settle(self, key: str) -> tuple[View, Balance]:
+        """The view of a known key, its LOW bits brought up to it, and its balance."""
+        balance = self.balance(key)
+        seen = self.view(key)
+        flags = low_flags(seen, balance.flags)
+        if flags != balance.flags:
+            balance.flags = flags
+            self._dirty[key] = None
+        return seen, balance
+
+    def acknowledge(self, key: str, digest: int, statuses: int) -> None:
+        """Note what the topic now says of a key; a change becomes durable with the next flush."""
+        balance = self.balance(key)
+        if balance.digest != digest or balance.published != statuses:
+            balance.digest = digest
+            balance.published = statuses
+            self._dirty[key] = None
+
+    def set_cause(self, key: str, cause: Cause) -> None:
+        """Note a cause that is no fact of this balance, such as a policy."""
+        self.balance(key).cause = cause
+        self._dirty[key] = None
+
+    # Time
+
+    def advance(self, now_us: int) -> None:
+        """End the holds whose time has come; a clock set back changes nothing."""
+        for key, reservation, end_us in self.commitments.advance(now_us):
+            self.set_cause(key, ("reservation.expired", reservation, "stockflow", end_us))
+            self.settle(key)
+            self.touched[key] = None
+
+    # Durability
+
+    @property
+    def dirty(self) -> bool:
+        """Whether a flush would write more than the totals."""
+        return bool(self._dirty or self.commitments.dirty or self.recent.open_rows)
+
+    def flush(self) -> list[tuple[str, bytes | None]]:
+        """State records that make everything since the last flush durable, in the order they must be written.
+
+        Ids and movements come first, the totals last: whatever prefix survives a crash, the replay completes it.
+        None deletes a key.
+        """
+        chunks, forgotten = self.recent.cut()
+        records: list[tuple[str, bytes | None]] = [(f"{JOURNAL_PREFIX}{n}", packed) for n, packed in chunks]
+        self._forget_movements(forgotten)
+        records.extend(self.commitments.flush())
+        for key in self._dirty:
+            packed = self._idle[key] = pack(self._active[key])
+            records.append((key, packed))
+        self._dirty.clear()
+        self._active.clear()
+        self._fresh = 0
+        self.totals.clock_us = self.commitments.clock_us
+        records.append((OUTCOMES_KEY, _encoder.encode(self.totals)))
+        return records
+
+    def restore(self, records: dict[str, bytes], rewrite: Iterable[str], now_us: int) -> None:
+        """Fill an empty ledger from the newest valid value of every state key.
+
+        Args:
+            records: packed values by state key, without the claim. The dictionary becomes the ledger's own.
+            rewrite: keys whose newest record on the topic must be replaced by what is here.
+            now_us: bounds the stored clock, which another machine may have set too far.
+        """
+        totals = records.pop(OUTCOMES_KEY, None)
+        if totals is not None:
+            self.totals = decode_totals(totals)
+            self.commitments.clock_us = min(self.totals.clock_us, now_us)
+            self._durable = self.totals.positions.copy()
+            self._replay_until = self.totals.positions.copy()
+        chunks = []
+        for key in [key for key in records if key.startswith("|") or is_order_key(key)]:
+            packed = records.pop(key)
+            if key.startswith(JOURNAL_PREFIX):
+                chunks.append(packed)
+            elif is_order_key(key):
+                self.commitments.restore(key, packed)
+        self._idle = records
+        for row in self.recent.restore(chunks):
+            self._restore_row(row)
+        for key in rewrite:
+            if key in records:
+                self.balance(key)
+                self._dirty[key] = None
+            elif is_order_key(key):
+                self.commitments.rewrite(key)
+
+    # Inside
+
+    def _open(self, key: str) -> Balance:
+        packed = self._idle.get(key)
+        if packed is None:
+            self._fresh += 1
+            balance = Balance([-1] * TOPIC_COUNT)
+        else:
+            balance = unpack(packed)
+        self._active[key] = balance
+        return balance
+
+    def _record(self, row: Row, timestamp_us: int) -> int:
+        self.totals.by_outcome[row[2]] += 1
+        self.recent.see(row, timestamp_us)
+        return row[2]
+
+    def _show_again(self, key: str) -> None:
+        """A replayed record's key is published anew: what became of its record before the restart is not known."""
+        if key in self:
+            self.touched[key] = None
+            self.forced.add(key)
+
+    def _complete(self, event: StockFact, topic: int, offset: int, outcome: int) -> int:
+        """Finish a record whose balance became durable before the restart while its order or the totals did not."""
+        self.totals.positions[topic] = offset + 1
+        self.totals.by_outcome[outcome] += 1
+        if outcome != DUPLICATE:
+            self._tell_orders(event, effect_of(event), topic, offset)
+        return outcome
+
+    def _move(self, key: str, balance: Balance, effect: Effect) -> int:
+        """Let the balance itself take in an effect; APPLIED or, if a newer count includes it, ABSORBED."""
+        outcome = APPLIED
+        if effect.baseline:
+            balance.flags |= HAS_BASELINE
+        if effect.units:
+            movements = self._movements.get(key)
+            if movements is None:
+                movements = self._movements[key] = Movements()
+            if not apply_movement(balance, movements, effect.time_us, effect.units):
+                outcome = ABSORBED
+        elif effect.count is not None:
+            movements = self._movements.get(key) or Movements()
+            result = apply_count(balance, movements, effect.count, effect.counted, self.totals.forgotten_us)
+            outcome = APPLIED if result == "applied" else ABSORBED
+        for state, units in effect.states:
+            balance.move_state(state, units)
+        return outcome
+
+    def _tell_orders(self, event: StockFact, effect: Effect, topic: int, offset: int) -> None:
+        sku = event.sku
+        changes: list[Change] = []
+        if effect.hold is not None:
+            key = hold_key(sku, event.reservation, event.line)  # type: ignore[attr-defined]
+            changes += self.commitments.tell_hold(sku, key, effect.hold, topic, offset)
+        if effect.line is not None:
+            key = line_key(sku, event.order_line)  # type: ignore[attr-defined]
+            changes += self.commitments.tell_line(sku, key, effect.line, topic, offset)
+        for key, _ in changes:
+            if key in self:
+                balance = self.balance(key)
+                _set_cause(balance, event, micros(event.occurred_at))
+                self._step_band(key, balance)
+                self._dirty[key] = None
+                self.touched[key] = None
+
+    def _step_band(self, key: str, balance: Balance) -> None:
+        """Where LOW_STOCK depends on the way there, every step counts and not only those that are published."""
+        sku, _, location = key.partition("|")
+        if self.policies.terms(sku, location).banded:
+            balance.flags = low_flags(self.view(key), balance.flags)
+
+    def _check_limit(self, event: StockFact) -> None:
+        if isinstance(event, ReservationCreated):
+            key = hold_key(event.sku, event.reservation, event.line)
+        else:
+            assert isinstance(event, OrderAllocated)
+            key = line_key(event.sku, event.order_line)
+        if self.commitments.is_full(event.sku, key):
+            raise LimitReached(f"{event.sku} has too many holds and order lines already")
+
+    def _forget_movements(self, rows: list[Row]) -> None:
+        for key, _, _, _, _, time_us, units in rows:
+            if units:
+                self.totals.forgotten_us = max(self.totals.forgotten_us, time_us)
+                movements = self._movements.get(key)
+                if movements is not None:
+                    movements.discard(time_us, units)
+                    if not movements:
+                        del self._movements[key]
+
+    def _restore_row(self, row: Row) -> None:
+        """Take a journal row back if the balance it belongs to has had its effect."""
+        key, topic, outcome, offset, id_hash, time_us, units = row
+        if key not in self:
+            return
+        balance = self.balance(key)
+        if offset > balance.applied[topic]:
+            return
+        if outcome != DUPLICATE:
+            self.recent.ids.add(id_hash)
+        if units and time_us > balance.dropped_us and (balance.count is None or time_us >= balance.count[0]):
+            movements = self._movements.get(key)
+            if movements is None:
+                movements = self._movements[key] = Movements()
+            movements.add(time_us, units)
+        if offset >= self._durable[topic]:
+            self._covered[topic, offset] = outcome
+            self._replay_until[topic] = max(self._replay_until[topic], offset + 1)
+
+
+_OPENS_ORDER = frozenset({ReservationCreated, OrderAllocated})
+_KEPT_CAUSES = frozenset({PosReturn, WmsReceipt})
+
+
+def _heard(balance: Balance, topic: int, occurred_us: int) -> None:
+    """Keep the newest time heard from each kind of source."""
+    if topic == _POS:
+        if balance.pos_us is None or occurred_us > balance.pos_us:
+            balance.pos_us = occurred_us
+    elif topic == _WMS:
+        if balance.wms_us is None or occurred_us > balance.wms_us:
+            balance.wms_us = occurred_us
+    elif topic == _ORDERS and (balance.orders_us is None or occurred_us > balance.orders_us):
+        balance.orders_us = occurred_us
+
+
+def _set_cause(balance: Balance, event: StockFact, occurred_us: int) -> None:
+    """Name the cause of the next record; a receipt or return stays until it is published, for backorder releasers."""
+    kept = type(event) in _KEPT_CAUSES
+    if balance.flags & CAUSE_PINNED and not kept:
+        return
+    balance.cause = (type(event).__struct_config__.tag, event.id, event.source, occurred_us)  # type: ignore[assignment]
+    balance.flags = balance.flags | CAUSE_PINNED if kept else balance.flags

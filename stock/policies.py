@@ -1,0 +1,162 @@
+"""Which values hold for a SKU at a location: locations, policies and how they are resolved; never any stock."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+
+from msgspec import Struct
+
+from stock.events import LocationSet, Mode, PolicySet, Scope
+
+LOW_STOCK_ENTER_DEFAULT = 3  # Holds where no policy sets `low_stock_enter`.
+SUPPORTED_SCOPE = frozenset({"sku", "location", "mode"})
+SUPPORTED_VALUES = frozenset({"safety_stock", "buffer", "low_stock_enter", "low_stock_exit", "enabled"})
+SKU_TERMS_CACHED_MAX = 100_000  # Terms of SKUs with policies of their own; beyond this the cache starts anew.
+
+# The order in which scope fields decide between two policies with equally many of them.
+_RANKED_FIELDS = ("sku", "location", "channel", "mode", "category", "brand", "region", "location_kind")
+_FOREVER = datetime.max.replace(tzinfo=timezone.utc)
+
+
+class ModeTerms(Struct, frozen=True, gc=False):
+    """What holds for one way of selling (ship or pickup) at one key.
+
+    `off` is None while the mode sells, else the published reason. `safety_stock` includes the buffer.
+    """
+
+    off: str | None
+    safety_stock: int
+    enter: int
+    exit: int
+    policy: str | None
+
+
+class Terms(Struct, frozen=True, gc=False):
+    """What holds at one key for both modes; `banded` if LOW_STOCK depends on the way there."""
+
+    ship: ModeTerms
+    pickup: ModeTerms
+    banded: bool
+
+
+class Policies:
+    """All locations and policies in force, resolved on demand per (SKU, location).
+
+    Not thread-safe. `revision` counts the changes, so that a reader can tell whether it has seen them all.
+    """
+
+    def __init__(self) -> None:
+        self.revision = 0
+        self._locations: dict[str, LocationSet] = {}
+        self._policies: dict[str, PolicySet] = {}
+        self._by_location: dict[str, Terms] = {}
+        self._by_key: dict[tuple[str, str], Terms] = {}
+        self._skus: frozenset[str] = frozenset()
+
+    def set_location(self, location: LocationSet) -> None:
+        """Describe a location; the newest description holds."""
+        self._locations[location.location] = location
+        self._changed()
+
+    def remove_location(self, location: str) -> None:
+        """Forget a location: it counts as a store with both modes on."""
+        if self._locations.pop(location, None) is not None:
+            self._changed()
+
+    def set_policy(self, policy: PolicySet) -> Scope | None:
+        """Put a policy in force; the scope that it replaces comes back, or None if its id is new."""
+        replaced = self._policies.get(policy.policy)
+        self._policies[policy.policy] = policy
+        self._changed()
+        return replaced.scope if replaced is not None else None
+
+    def remove_policy(self, policy: str) -> Scope | None:
+        """End a policy; its scope comes back, or None if it was not known."""
+        removed = self._policies.pop(policy, None)
+        if removed is None:
+            return None
+        self._changed()
+        return removed.scope
+
+    def terms(self, sku: str, location: str) -> Terms:
+        """What holds for a SKU at a location."""
+        if sku in self._skus:
+            key = (sku, location)
+            found = self._by_key.get(key)
+            if found is None:
+                if len(self._by_key) >= SKU_TERMS_CACHED_MAX:
+                    self._by_key.clear()
+                found = self._by_key[key] = self._resolve(sku, location)
+            return found
+        found = self._by_location.get(location)
+        if found is None:
+            found = self._by_location[location] = self._resolve(sku, location)
+        return found
+
+    def _changed(self) -> None:
+        self.revision += 1
+        self._by_location.clear()
+        self._by_key.clear()
+        self._skus = frozenset(p.scope.sku for p in self._policies.values() if p.scope.sku is not None)
+
+    def _resolve(self, sku: str, location: str) -> Terms:
+        described = self._locations.get(location)
+        ship = self._mode_terms(sku, location, "ship", described is None or described.ship_enabled)
+        pickup = self._mode_terms(sku, location, "pickup", described is None or described.pickup_enabled)
+        banded = ship.exit > ship.enter + 1 or pickup.exit > pickup.enter + 1
+        return Terms(ship=ship, pickup=pickup, banded=banded)
+
+    def _mode_terms(self, sku: str, location: str, mode: Mode, location_on: bool) -> ModeTerms:
+        inside = sorted(
+            (p for p in self._policies.values() if _covers(p.scope, sku, location, mode)), key=_precedence
+        )
+
+        def first(value: str) -> tuple[int | None, str | None]:
+            for policy in inside:
+                found = getattr(policy.values, value)
+                if found is not None:
+                    return found, policy.policy
+            return None, None
+
+        safety_stock, policy = first("safety_stock")
+        buffer, _ = first("buffer")
+        enter, _ = first("low_stock_enter")
+        leave, _ = first("low_stock_exit")
+        enabled, _ = first("enabled")
+        enter = LOW_STOCK_ENTER_DEFAULT if enter is None else enter
+        off = "location_off" if not location_on else "excluded" if enabled is False else None
+        return ModeTerms(
+            off=off,
+            safety_stock=(safety_stock or 0) + (buffer or 0),
+            enter=enter,
+            exit=max(enter + 1, leave or 0),
+            policy=policy,
+        )
+
+
+def unsupported(policy: PolicySet) -> str | None:
+    """The first scope field or value of a policy that is not evaluated yet, or None if all are."""
+    for name in policy.scope.__struct_fields__:
+        if name not in SUPPORTED_SCOPE and getattr(policy.scope, name) is not None:
+            return f"scope.{name}"
+    for name in policy.values.__struct_fields__:
+        if name not in SUPPORTED_VALUES and getattr(policy.values, name) is not None:
+            return f"values.{name}"
+    if policy.valid_from is not None or policy.valid_until is not None:
+        return "valid_from/valid_until"
+    return None
+
+
+def _covers(scope: Scope, sku: str, location: str, mode: Mode) -> bool:
+    return (
+        scope.sku in (None, sku)
+        and scope.location in (None, location)
+        and scope.mode in (None, mode)
+        and scope.channel is None
+    )
+
+
+def _precedence(policy: PolicySet) -> tuple[int, tuple[bool, ...], datetime, str]:
+    """Sorts the most specific policy first, then by the ranked fields, then earliest end, then id."""
+    missing = tuple(getattr(policy.scope, name) is None for name in _RANKED_FIELDS)
+    return sum(missing), missing, policy.valid_until or _FOREVER, policy.policy

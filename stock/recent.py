@@ -1,0 +1,167 @@
+"""What a partition remembers of its newest facts: ids already seen, and the journal that restores them.
+
+Bounded twice: 24 hours by the timestamps of each fact's own input topic, and a number of facts. Never holds a
+balance, never decides what a fact does.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+
+import msgspec
+from msgspec import Struct
+
+from stock.times import HOUR_US
+
+HORIZON_US = 24 * HOUR_US  # A repeat arriving later than this after the original counts as a new fact.
+CHUNK_FACTS_MAX = (
+    4_096  # A chunk this large is never merged again; about 250 KB, below the 512 KiB per record.
+)
+LARGE = 255  # The level of chunks that are never merged again.
+MERGE_FAN_IN = (
+    16  # So many chunks of one level become one of the next: each fact is rewritten at most three times.
+)
+
+Row = tuple[
+    str, int, int, int, int, int, int
+]  # key, topic, outcome, offset, id hash, time in microseconds, units moved
+
+
+class Chunk(Struct, array_like=True, gc=False):
+    """A run of facts in the order of arrival, as one journal record holds them.
+
+    Chunk `number` stands in for the chunks `replaces[0]` to `replaces[1]` (empty if the second is lower).
+    `newest_us` is per keyed input the newest record timestamp in here, 0 for none. `level` counts its merges.
+    """
+
+    # Stored. Changing these needs a migration.
+    number: int
+    level: int
+    replaces: tuple[int, int]
+    newest_us: list[int]
+    rows: list[Row]
+
+
+class _Kept(Struct, gc=False):
+    number: int
+    level: int
+    facts: int
+    newest_us: list[int]
+    packed: bytes
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Chunk)
+
+
+class Recent:
+    """Ids seen, and the chunks that carry them through a restart.
+
+    `forgotten` collects the rows of chunks that aged away, for the owner of the movement logs to collect.
+    """
+
+    def __init__(self, topics: int, facts_max: int) -> None:
+        self.ids: set[int] = set()
+        self.facts_max = facts_max
+        self.open_rows: list[Row] = []
+        self.newest_us = [0] * topics
+        self._open_newest_us = [0] * topics
+        self._chunks: deque[_Kept] = deque()
+        self._facts = 0
+        self._next_number = 0
+
+    @property
+    def oldest_us(self) -> int:
+        """The newest record timestamp in the oldest chunk: nothing older is remembered; 0 while nothing was dropped."""
+        return max(self._chunks[0].newest_us) if self._chunks else 0
+
+    def see(self, row: Row, timestamp_us: int) -> None:
+        """Remember a fact of topic `row[1]` whose record carries this timestamp."""
+        self.open_rows.append(row)
+        topic = row[1]
+        if timestamp_us > self._open_newest_us[topic]:
+            self._open_newest_us[topic] = timestamp_us
+            if timestamp_us > self.newest_us[topic]:
+                self.newest_us[topic] = timestamp_us
+
+    def cut(self) -> tuple[list[tuple[int, bytes | None]], list[Row]]:
+        """Close the open rows into journal records.
+
+        Returns:
+            Records (number, packed chunk; None deletes) to be written in this order, and the rows that are forgotten.
+        """
+        records: list[tuple[int, bytes | None]] = []
+        rows, self.open_rows = self.open_rows, []
+        for start in range(0, len(rows), CHUNK_FACTS_MAX):
+            part = rows[start : start + CHUNK_FACTS_MAX]
+            chunk = Chunk(self._take_number(), 0, (0, -1), self._open_newest_us, part)
+            records.append((chunk.number, self._keep(chunk)))
+        if rows:
+            self._open_newest_us = [0] * len(self.newest_us)
+        records.extend(self._merge())
+        forgotten: list[Row] = []
+        while self._chunks and (self._facts > self.facts_max or self._aged(self._chunks[0])):
+            records.append((self._chunks[0].number, None))
+            forgotten.extend(self._drop_oldest())
+        return records, forgotten
+
+    def restore(self, packed: Iterable[bytes]) -> Iterator[Row]:
+        """Take back the chunks of a restart and yield every row that still counts, oldest first.
+
+        The caller decides which rows had their effect and adds those ids to `ids`.
+        """
+        chunks = sorted((_decoder.decode(value) for value in packed), key=lambda chunk: chunk.number)
+        replaced = [chunk.replaces for chunk in chunks if chunk.replaces[0] <= chunk.replaces[1]]
+        for chunk in chunks:
+            self._next_number = max(self._next_number, chunk.number + 1)
+            if any(first <= chunk.number <= last for first, last in replaced):
+                continue
+            self._keep(chunk)
+            self.newest_us = [max(pair) for pair in zip(self.newest_us, chunk.newest_us, strict=True)]
+            yield from chunk.rows
+
+    def _take_number(self) -> int:
+        self._next_number += 1
+        return self._next_number - 1
+
+    def _keep(self, chunk: Chunk) -> bytes:
+        packed = _encoder.encode(chunk)
+        self._chunks.append(_Kept(chunk.number, chunk.level, len(chunk.rows), chunk.newest_us, packed))
+        self._facts += len(chunk.rows)
+        return packed
+
+    def _merge(self) -> list[tuple[int, bytes | None]]:
+        """Join the newest chunks while enough of them are of one level, so that few records carry many facts."""
+        records: list[tuple[int, bytes | None]] = []
+        while len(self._chunks) >= MERGE_FAN_IN:
+            tail = [self._chunks[i] for i in range(-MERGE_FAN_IN, 0)]
+            level = tail[-1].level
+            if level == LARGE or tail[0].level != level:
+                break
+            if sum(kept.facts for kept in tail) > CHUNK_FACTS_MAX:
+                for kept in tail:
+                    kept.level = LARGE
+                break
+            parts = [_decoder.decode(self._chunks.pop().packed) for _ in tail][::-1]
+            newest = [max(times) for times in zip(*(part.newest_us for part in parts), strict=True)]
+            rows = [row for part in parts for row in part.rows]
+            self._facts -= len(rows)
+            replaces = (parts[0].number, parts[-1].number)
+            merged = Chunk(self._take_number(), level + 1, replaces, newest, rows)
+            records.append((merged.number, self._keep(merged)))
+            records.extend((part.number, None) for part in parts)
+        return records
+
+    def _aged(self, kept: _Kept) -> bool:
+        return all(
+            newest == 0 or newest + HORIZON_US < now
+            for newest, now in zip(kept.newest_us, self.newest_us, strict=True)
+        )
+
+    def _drop_oldest(self) -> list[Row]:
+        kept = self._chunks.popleft()
+        self._facts -= kept.facts
+        rows = _decoder.decode(kept.packed).rows
+        self.ids.difference_update(row[4] for row in rows)
+        return rows

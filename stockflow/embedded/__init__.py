@@ -1,0 +1,7 @@
+"""Servers of our own for demo and tests: real programs in child processes that end with their owner."""
+
+from stockflow.embedded.kafka import KafkaBroker
+from stockflow.embedded.process import ServerUnavailable
+from stockflow.embedded.redis import RedisServer
+
+__all__ = ["KafkaBroker", "RedisServer", "ServerUnavailable"]

@@ -1,0 +1,632 @@
+"""What availability must be, recomputed slowly from the whole history; it never shares code with what it checks.
+
+Nothing here is incremental: every call sorts the complete history and derives each number from scratch, so
+that the answer is obviously independent of arrival order, batches, restarts and bounded logs.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from msgspec import Struct
+
+from schemas.records import Sources
+from schemas.topics import (
+    ORDER_RESERVATIONS,
+    POS_SALES,
+    STOCK_ITEMS,
+    STOCK_SETTINGS,
+    WMS_MOVEMENTS,
+    Topic,
+)
+from stock.events import (
+    ItemSet,
+    LocationSet,
+    Message,
+    OrderAllocated,
+    OrderDeallocated,
+    OrderFulfilled,
+    OrderMessage,
+    Physical,
+    PolicyRemoved,
+    PolicySet,
+    PosMessage,
+    PosReturn,
+    PosSale,
+    PosVoid,
+    ReservationCreated,
+    ReservationReleased,
+    ReservationRenewed,
+    SettingsMessage,
+    StockFact,
+    WmsAdjustment,
+    WmsCount,
+    WmsMessage,
+    WmsReceipt,
+    WmsShipment,
+    WmsShipmentVoided,
+    WmsStatusChanged,
+)
+
+Key = tuple[str, str]  # SKU, location
+HoldName = tuple[str, "str | None"]  # reservation, line
+
+BEST_FIRST = (
+    "IN_STOCK",
+    "LOW_STOCK",
+    "BACKORDERABLE",
+    "PREORDERABLE",
+    "UNKNOWN",
+    "DISCONTINUED",
+    "OUT_OF_STOCK",
+)
+SCOPE_FIELDS = ("sku", "location", "channel", "mode", "category", "brand", "region", "location_kind")
+SCOPE_FIELDS_SUPPORTED = {"sku", "location", "mode"}
+VALUES_SUPPORTED = {"safety_stock", "buffer", "low_stock_enter", "low_stock_exit", "enabled"}
+LOW_STOCK_ENTER_UNSET = 3
+
+
+class Fact(NamedTuple):
+    """One message of the history: the topic it stood on, its place in the order of arrival, and what it says.
+
+    Messages with equal ids stand on one topic, so a topic's own offsets are good enough as `order`.
+    """
+
+    topic: str
+    order: int
+    event: Message
+
+
+class Removed(Struct, frozen=True):
+    """A settings record with a null value: whatever stood under `key` no longer holds."""
+
+    key: str
+
+
+Setting = SettingsMessage | Removed
+
+
+class Decided(NamedTuple):
+    """Published fields that hang together when one of the statuses depends on the path taken."""
+
+    status_ship: str
+    status_pickup: str
+    status: str
+    policy: str | None
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What one record of `availability.v1` must say.
+
+    The status fields and `policy` are sets: between the low-stock thresholds either status is legal, and with
+    it the better mode may change. `together` lists which of them may stand side by side.
+    """
+
+    sku: str
+    location: str
+    status: frozenset[str]
+    reason: str | None
+    status_ship: frozenset[str]
+    status_pickup: frozenset[str]
+    available_to_ship: int | None
+    available_in_store: int | None
+    on_hand: int
+    unavailable: int
+    committed: int
+    in_transit: int
+    inbound: int
+    next_inbound_at: datetime | None
+    safety_stock_ship: int
+    safety_stock_pickup: int
+    withheld_ship: int
+    withheld_pickup: int
+    shortage: int
+    backorder_left: int
+    policy: frozenset[str | None]
+    together: frozenset[Decided]
+    sources: Sources
+
+
+def expected(history: Iterable[Fact], settings: Iterable[Setting], now: datetime) -> dict[Key, Expected]:
+    """The record that every published (sku, location) must have at `now`.
+
+    Args:
+        history: everything that stood on the input topics; what the pipeline refuses is left out here too.
+        settings: the settings topic in log order.
+        now: the moment that decides which holds and dated policies have ended.
+    """
+    in_force = settings_in_force(settings)
+    facts_of_sku: dict[str, list[StockFact]] = defaultdict(list)
+    for fact in first_tellings(history):
+        facts_of_sku[fact.sku].append(fact)
+    result = {}
+    for sku, facts in facts_of_sku.items():
+        committed = committed_by_location(facts, now)
+        facts_at: dict[str, list[StockFact]] = defaultdict(list)
+        for fact in facts:
+            facts_at[fact.location].append(fact)
+        for location, facts_here in facts_at.items():
+            committed_here = committed.get(location, 0)
+            result[sku, location] = record(sku, location, facts_here, committed_here, in_force, now)
+    return result
+
+
+# What counts at all
+
+
+def topic_of(message: Message | Removed) -> Topic:
+    """The topic a message belongs on."""
+    if isinstance(message, PosMessage):
+        return POS_SALES
+    if isinstance(message, WmsMessage):
+        return WMS_MOVEMENTS
+    if isinstance(message, OrderMessage):
+        return ORDER_RESERVATIONS
+    if isinstance(message, ItemSet):
+        return STOCK_ITEMS
+    assert isinstance(message, Setting), message
+    return STOCK_SETTINGS
+
+
+def is_refused(fact: Fact) -> bool:
+    """Whether a message is dead-lettered: not understood yet, on a foreign topic, or saying nothing."""
+    event = fact.event
+    if not fact.topic.endswith(topic_of(event).name):  # A prefix may stand in front.
+        return True
+    if isinstance(event, WmsCount):
+        return event.basis != "gross"
+    if isinstance(event, WmsAdjustment):
+        return event.units == 0
+    understood = (
+        PosMessage
+        | WmsReceipt
+        | WmsShipment
+        | WmsShipmentVoided
+        | WmsStatusChanged
+        | ReservationCreated
+        | ReservationRenewed
+        | ReservationReleased
+        | OrderAllocated
+        | OrderDeallocated
+        | OrderFulfilled
+    )
+    return not isinstance(event, understood)
+
+
+def first_tellings(history: Iterable[Fact]) -> list[StockFact]:
+    """The accepted facts without repeats: of one (sku, source, id) only the first to arrive counts."""
+    first: dict[tuple[str, str, str], StockFact] = {}
+    for fact in sorted(history, key=lambda fact: fact.order):
+        event = fact.event
+        if isinstance(event, StockFact) and not is_refused(fact):
+            first.setdefault((event.sku, event.source, event.id), event)
+    return list(first.values())
+
+
+def effective_at(event: StockFact) -> datetime:
+    """When a fact takes effect: a void works at the time of what it voids."""
+    return event.voided_at if isinstance(event, PosVoid) else event.occurred_at
+
+
+# What lies there
+
+
+def on_hand_delta(event: StockFact) -> int:
+    """By how many units a fact moves on_hand (a count is not a movement: 0)."""
+    if isinstance(event, PosSale | WmsShipment | OrderFulfilled):
+        return -event.units
+    if isinstance(event, PosReturn | WmsReceipt | WmsShipmentVoided | WmsAdjustment):
+        return event.units
+    if isinstance(event, PosVoid):
+        return event.units if event.voided_type == "pos.sale" else -event.units
+    return 0
+
+
+def on_hand(facts_here: list[StockFact]) -> int:
+    """The newest count and every movement not older than it; without a count, every movement."""
+    counts = [fact for fact in facts_here if isinstance(fact, WmsCount)]
+    if not counts:
+        return sum(on_hand_delta(fact) for fact in facts_here)
+    newest = max(counts, key=lambda count: (count.occurred_at, count.source, count.id))
+    later = [fact for fact in facts_here if effective_at(fact) >= newest.occurred_at]
+    return newest.units + sum(on_hand_delta(fact) for fact in later)
+
+
+def unavailable(facts_here: list[StockFact]) -> int:
+    """Units that lie there but cannot be sold; a counter below zero hides nothing elsewhere."""
+    counters = {"damaged": 0, "quality_hold": 0, "display": 0, "sellable": 0}
+    for fact in facts_here:
+        if isinstance(fact, Physical):
+            counters[fact.state] += on_hand_delta(fact)
+        elif isinstance(fact, WmsStatusChanged):
+            counters[fact.from_state] -= fact.units
+            counters[fact.to_state] += fact.units
+    return sum(max(0, counters[state]) for state in ("damaged", "quality_hold", "display"))
+
+
+def has_baseline(facts_here: list[StockFact]) -> bool:
+    """Whether anyone has ever said what lies there; only a count or a receipt does."""
+    return any(isinstance(fact, WmsCount | WmsReceipt) for fact in facts_here)
+
+
+# What is promised
+
+
+def committed_by_location(facts: list[StockFact], now: datetime) -> dict[str, int]:
+    """Units of one SKU bound at each location by open holds and allocations."""
+    committed: dict[str, int] = defaultdict(int)
+    for hold in holds(facts):
+        if hold.left > 0 and (hold.expires_at is None or now < hold.expires_at):
+            committed[hold.location] += hold.left
+    for cells in order_lines(facts).values():
+        for location, cell in cells.items():
+            committed[location] += cell.left
+    return dict(committed)
+
+
+@dataclass
+class Hold:
+    """A reservation as far as its history has been read."""
+
+    location: str
+    left: int
+    expires_at: datetime | None
+
+
+def holds(facts: list[StockFact]) -> list[Hold]:
+    """Every hold of one SKU, after all facts that name it."""
+    mentions: dict[HoldName, list[StockFact]] = defaultdict(list)
+    for fact in facts:
+        name = hold_named_by(fact)
+        if name is not None:
+            mentions[name].append(fact)
+    folded = [fold_hold(naming) for naming in mentions.values()]
+    return [hold for hold in folded if hold is not None]
+
+
+def hold_named_by(fact: StockFact) -> HoldName | None:
+    """The hold that a fact states, changes or consumes; a fact that brings units back changes none."""
+    if isinstance(fact, ReservationCreated | ReservationRenewed | ReservationReleased):
+        return fact.reservation, fact.line
+    consumes = on_hand_delta(fact) < 0 or isinstance(fact, OrderAllocated)
+    if consumes and isinstance(fact, Physical | OrderAllocated) and fact.reservation is not None:
+        return fact.reservation, fact.line
+    return None
+
+
+def fold_hold(mentions: list[StockFact]) -> Hold | None:
+    """One hold, from its facts in order of time; its statement comes first among those of one moment."""
+
+    def place(fact: StockFact) -> tuple[datetime, int, str, str]:
+        rank = 0 if isinstance(fact, ReservationCreated) else 1
+        return effective_at(fact), rank, fact.source, fact.id
+
+    hold: Hold | None = None
+    for fact in sorted(mentions, key=place):
+        if isinstance(fact, ReservationCreated):
+            hold = Hold(fact.location, fact.units, fact.expires_at)
+        elif hold is None:
+            continue
+        elif isinstance(fact, ReservationRenewed):
+            if hold.expires_at is None or fact.occurred_at < hold.expires_at:
+                hold.expires_at = fact.expires_at
+        else:
+            hold.left -= min(hold.left, units_taken_from_hold(fact, hold))
+    return hold
+
+
+def units_taken_from_hold(fact: StockFact, hold: Hold) -> int:
+    """How many units a fact asks of a hold."""
+    if isinstance(fact, ReservationReleased):
+        return hold.left if fact.units is None else fact.units
+    return fact.units if isinstance(fact, OrderAllocated) else -on_hand_delta(fact)
+
+
+@dataclass
+class Cell:
+    """What an order line binds at one location, and what has been taken out of that."""
+
+    left: int
+    taken: int = 0
+
+
+def order_lines(facts: list[StockFact]) -> dict[str, dict[str, Cell]]:
+    """Every order line of one SKU with its cells by location, after all facts that name it."""
+    mentions: dict[str, list[StockFact]] = defaultdict(list)
+    for fact in facts:
+        if rank_in_order_line(fact) is not None:
+            assert isinstance(fact, Physical | OrderAllocated | OrderDeallocated)
+            if fact.order_line is not None:
+                mentions[fact.order_line].append(fact)
+    return {order_line: fold_order_line(naming) for order_line, naming in mentions.items()}
+
+
+def rank_in_order_line(fact: StockFact) -> int | None:
+    """A fact's turn among those of one moment: statement 0, take 1, restore 2; None: it has no part."""
+    if isinstance(fact, OrderAllocated):
+        return 0
+    if isinstance(fact, OrderDeallocated) or on_hand_delta(fact) < 0:
+        return 1
+    if isinstance(fact, WmsShipmentVoided) or (isinstance(fact, PosVoid) and fact.voided_type == "pos.sale"):
+        return 2
+    return None
+
+
+def fold_order_line(mentions: list[StockFact]) -> dict[str, Cell]:
+    """The cells of one order line, from its facts in order of time."""
+
+    def place(fact: StockFact) -> tuple[datetime, int, str, str]:
+        rank = rank_in_order_line(fact)
+        assert rank is not None
+        return effective_at(fact), rank, fact.source, fact.id
+
+    cells: dict[str, Cell] = {}
+    for fact in sorted(mentions, key=place):
+        if isinstance(fact, OrderAllocated):
+            cells[fact.location] = Cell(left=fact.units)
+            continue
+        own_first = sorted(cells, key=lambda location: (location != fact.location, location))
+        open_units = fact.units if isinstance(fact, OrderDeallocated) else abs(on_hand_delta(fact))
+        for location in own_first:
+            cell = cells[location]
+            if rank_in_order_line(fact) == 2:
+                moved = min(open_units, cell.taken)
+                cell.left += moved
+                cell.taken -= moved
+            else:
+                moved = min(open_units, cell.left)
+                cell.left -= moved
+                if not isinstance(fact, OrderDeallocated):
+                    cell.taken += moved
+            open_units -= moved
+    return cells
+
+
+# What the settings say
+
+
+@dataclass
+class InForce:
+    """The last word on every policy and location."""
+
+    policies: dict[str, PolicySet] = field(default_factory=dict)
+    locations: dict[str, LocationSet] = field(default_factory=dict)
+
+
+def settings_in_force(settings: Iterable[Setting]) -> InForce:
+    """Policies and locations after the whole settings log; a refused policy is as if never said."""
+    in_force = InForce()
+    for setting in settings:
+        if isinstance(setting, PolicySet) and policy_is_supported(setting):
+            in_force.policies[setting.policy] = setting
+        elif isinstance(setting, PolicyRemoved):
+            in_force.policies.pop(setting.policy, None)
+        elif isinstance(setting, LocationSet):
+            in_force.locations[setting.location] = setting
+        elif isinstance(setting, Removed):
+            kind, _, name = setting.key.partition(":")
+            if kind == "policy":
+                in_force.policies.pop(name, None)
+            elif kind == "location":
+                in_force.locations.pop(name, None)
+    return in_force
+
+
+def policy_is_supported(policy: PolicySet) -> bool:
+    """Whether every scope field and every value of a policy is one that works today."""
+    return (
+        set_fields(policy.scope) <= SCOPE_FIELDS_SUPPORTED and set_fields(policy.values) <= VALUES_SUPPORTED
+    )
+
+
+def set_fields(struct: Struct) -> set[str]:
+    """The names of the fields that say something."""
+    return {name for name in struct.__struct_fields__ if getattr(struct, name) is not None}
+
+
+def deciding_policy(
+    value: str, sku: str, location: str, mode: str, in_force: InForce, now: datetime
+) -> PolicySet | None:
+    """The policy that supplies one value for one mode of one balance, or None where no valid one sets it."""
+    here = {"sku": sku, "location": location, "mode": mode}
+
+    def applies(policy: PolicySet) -> bool:
+        return (
+            getattr(policy.values, value) is not None
+            and all(getattr(policy.scope, name) == here[name] for name in set_fields(policy.scope))
+            and (policy.valid_from is None or policy.valid_from <= now)
+            and (policy.valid_until is None or now < policy.valid_until)
+        )
+
+    def strongest_first(policy: PolicySet) -> tuple[Any, ...]:
+        scope = set_fields(policy.scope)
+        field_is_missing = tuple(name not in scope for name in SCOPE_FIELDS)
+        ends = (policy.valid_until is None, policy.valid_until or now)
+        return -len(scope), field_is_missing, ends, policy.policy
+
+    return min(filter(applies, in_force.policies.values()), key=strongest_first, default=None)
+
+
+# What is published
+
+
+@dataclass(frozen=True)
+class ModeAnswer:
+    """One mode's part of the record."""
+
+    statuses: frozenset[str]
+    reason: str | None
+    available: int | None
+    withheld: int
+    safety_stock: int
+    policy: str | None
+
+
+def mode_answer(
+    mode: str, sku: str, location: str, raw: int, baseline: bool, in_force: InForce, now: datetime
+) -> ModeAnswer:
+    """What one mode may sell, and what its status may be: the first row of the status table that fits."""
+
+    def policy_for(value: str) -> PolicySet | None:
+        return deciding_policy(value, sku, location, mode, in_force, now)
+
+    def resolved(value: str, unset: int) -> int:
+        policy = policy_for(value)
+        return unset if policy is None else getattr(policy.values, value)
+
+    safety_stock_policy = policy_for("safety_stock")
+    policy = None if safety_stock_policy is None else safety_stock_policy.policy
+    ss = resolved("safety_stock", 0) + resolved("buffer", 0)
+
+    def answer(statuses: set[str], reason: str | None, available: int | None, withheld: int) -> ModeAnswer:
+        return ModeAnswer(frozenset(statuses), reason, available, withheld, ss, policy)
+
+    described = in_force.locations.get(location)
+    if described is not None:
+        mode_on = described.ship_enabled if mode == "ship" else described.pickup_enabled
+        if not mode_on:
+            return answer({"OUT_OF_STOCK"}, "location_off", 0, 0)
+    if not resolved("enabled", True):
+        return answer({"OUT_OF_STOCK"}, "excluded", 0, 0)
+    if not baseline:
+        return answer({"UNKNOWN"}, "no_baseline", None, 0)
+    available = max(0, raw - ss)
+    withheld = min(max(raw, 0), ss)
+    if available > 0:
+        enter = resolved("low_stock_enter", LOW_STOCK_ENTER_UNSET)
+        exit_ = max(resolved("low_stock_exit", 0), enter + 1)
+        return answer(shelf_statuses(available, enter, exit_), None, available, withheld)
+    return answer({"OUT_OF_STOCK"}, "withheld_by_safety_stock" if raw > 0 else "sold_out", 0, withheld)
+
+
+def shelf_statuses(available: int, enter: int, exit_: int) -> set[str]:
+    """The legal statuses of something that can be sold; between the thresholds the path decides."""
+    if available <= enter:
+        return {"LOW_STOCK"}
+    if available < exit_:
+        return {"LOW_STOCK", "IN_STOCK"}
+    return {"IN_STOCK"}
+
+
+def record(
+    sku: str, location: str, facts_here: list[StockFact], committed: int, in_force: InForce, now: datetime
+) -> Expected:
+    """The record of one balance, from its own facts and what is committed there."""
+    units_on_hand = on_hand(facts_here)
+    units_unavailable = unavailable(facts_here)
+    raw = units_on_hand - units_unavailable - committed
+    baseline = has_baseline(facts_here)
+    ship = mode_answer("ship", sku, location, raw, baseline, in_force, now)
+    pickup = mode_answer("pickup", sku, location, raw, baseline, in_force, now)
+
+    together = set()
+    reasons = set()
+    for status_ship in ship.statuses:
+        for status_pickup in pickup.statuses:
+            ship_is_better = BEST_FIRST.index(status_ship) <= BEST_FIRST.index(status_pickup)
+            better, status = (ship, status_ship) if ship_is_better else (pickup, status_pickup)
+            together.add(Decided(status_ship, status_pickup, status, better.policy))
+            reasons.add(better.reason)
+    (reason,) = reasons  # Where the path decides, units can be sold, and that has no reason.
+
+    return Expected(
+        sku=sku,
+        location=location,
+        status=frozenset(decided.status for decided in together),
+        reason=reason,
+        status_ship=ship.statuses,
+        status_pickup=pickup.statuses,
+        available_to_ship=ship.available,
+        available_in_store=pickup.available,
+        on_hand=units_on_hand,
+        unavailable=units_unavailable,
+        committed=committed,
+        in_transit=0,
+        inbound=0,
+        next_inbound_at=None,
+        safety_stock_ship=ship.safety_stock,
+        safety_stock_pickup=pickup.safety_stock,
+        withheld_ship=ship.withheld,
+        withheld_pickup=pickup.withheld,
+        shortage=max(0, -raw),
+        backorder_left=0,
+        policy=frozenset(decided.policy for decided in together),
+        together=frozenset(together),
+        sources=sources(facts_here),
+    )
+
+
+def sources(facts_here: list[StockFact]) -> Sources:
+    """The newest `occurred_at` that each kind of source has told about one balance."""
+
+    def newest(topic: Topic) -> datetime | None:
+        return max((fact.occurred_at for fact in facts_here if topic_of(fact) is topic), default=None)
+
+    return Sources(pos=newest(POS_SALES), wms=newest(WMS_MOVEMENTS), orders=newest(ORDER_RESERVATIONS))
+
+
+# What differs
+
+_FIELDS_OF_SETS = ("status", "status_ship", "status_pickup", "policy")
+_FIELDS_NOT_COMPARED = ("together", "sources")
+
+
+def disagreements(
+    expected: Mapping[Key, Expected], actual: Mapping[Key, Mapping[str, Any] | None]
+) -> list[str]:
+    """Readable differences between what must be published and what is, by key; empty when all is well.
+
+    Args:
+        expected: as returned by `expected`.
+        actual: published records as plain mappings, keyed by (sku, location); None stands for a null value.
+    """
+    found = []
+    for key in sorted(expected.keys() | actual.keys()):
+        name = "|".join(key)
+        if key not in expected:
+            found.append(f"{name}: is published, but no fact speaks of it")
+        elif key not in actual:
+            found.append(f"{name}: is not published")
+        else:
+            published = actual[key]
+            if published is None:
+                found.append(f"{name}: is published as delisted")
+            else:
+                found += [f"{name}: {text}" for text in record_differences(expected[key], published)]
+    return found
+
+
+def record_differences(wanted: Expected, published: Mapping[str, Any]) -> list[str]:
+    """What is wrong with one published record, field by field."""
+    found = []
+    for name in (one.name for one in fields(Expected) if one.name not in _FIELDS_NOT_COMPARED):
+        want = getattr(wanted, name)
+        if name not in published:
+            found.append(f"{name} is missing, expected {shown(want)}")
+            continue
+        have = published[name]
+        legal = want if name in _FIELDS_OF_SETS else {want}
+        # A true or a 1.0 on the wire equals 1 in Python, and is wrong all the same.
+        if not any(type(have) is type(one) and have == one for one in legal):
+            found.append(f"{name} is {have!r}, expected {shown(want)}")
+    if not found:
+        decided = Decided(*(published[name] for name in Decided._fields))
+        if decided not in wanted.together:
+            legal_text = " or ".join(shown_together(one) for one in sorted(wanted.together, key=repr))
+            found.append(f"{shown_together(decided)} do not go together, expected {legal_text}")
+    return found
+
+
+def shown(want: object) -> str:
+    """An expected value as text; a set as its legal values."""
+    return " or ".join(sorted(map(repr, want))) if isinstance(want, frozenset) else repr(want)
+
+
+def shown_together(decided: Decided) -> str:
+    """Fields that depend on each other as text."""
+    return ", ".join(f"{name} {value!r}" for name, value in decided._asdict().items())
