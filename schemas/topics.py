@@ -6,9 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 HOUR_MS = 3_600_000
-INPUT_BYTES_MAX = (
-    1_048_588  # Kafka's own default for max.message.bytes, set so that dead letters can be sized.
-)
+INPUT_BYTES_MAX = 1_048_588  # Kafka's own default for max.message.bytes, set so that dead letters can be sized.
 DEAD_LETTER_BYTES_MAX = INPUT_BYTES_MAX + 65_536  # The largest input plus the headers that say why.
 STATE_COMPACTION_LAG_MS_MIN = HOUR_MS  # A newer owner needs this long to repair what a fenced writer left.
 
@@ -52,9 +50,7 @@ STOCK_SETTINGS = Topic(
 )
 AVAILABILITY = Topic("availability.v1", "compact", "output", _COMPACTED_VIEW)
 NETWORK_AVAILABILITY = Topic("network-availability.v1", "compact", "output", _COMPACTED_VIEW)
-RESERVATION_VERDICTS = Topic(
-    "reservation-verdicts.v1", "delete", "output", {"retention.ms": str(7 * 24 * HOUR_MS)}
-)
+RESERVATION_VERDICTS = Topic("reservation-verdicts.v1", "delete", "output", {"retention.ms": str(7 * 24 * HOUR_MS)})
 STOCK_ALERTS = Topic("stock-alerts.v1", "delete", "output", {"retention.ms": str(30 * 24 * HOUR_MS)})
 DEAD_LETTERS = Topic(
     "dead-letters.v1",

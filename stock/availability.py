@@ -117,9 +117,7 @@ def _mode_view(raw: int, known: bool, terms: ModeTerms, was_low: bool) -> ModeVi
     available = raw - safety_stock
     if available > 0:
         low = available <= terms.enter or (was_low and available < terms.exit)
-        return ModeView(
-            LOW_STOCK if low else IN_STOCK, None, available, safety_stock, safety_stock, terms.policy
-        )
+        return ModeView(LOW_STOCK if low else IN_STOCK, None, available, safety_stock, safety_stock, terms.policy)
     if raw > 0:
         return ModeView(OUT_OF_STOCK, "withheld_by_safety_stock", 0, raw, safety_stock, terms.policy)
     return ModeView(OUT_OF_STOCK, "sold_out", 0, 0, safety_stock, terms.policy)

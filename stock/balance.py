@@ -146,9 +146,7 @@ def apply_movement(balance: Balance, movements: Movements, time_us: int, units: 
     return True
 
 
-def apply_count(
-    balance: Balance, movements: Movements, count: Count, units: int, forgotten_us: int
-) -> CountOutcome:
+def apply_count(balance: Balance, movements: Movements, count: Count, units: int, forgotten_us: int) -> CountOutcome:
     """State what was on hand as of a count; later movements stay on top, wherever they arrived.
 
     `forgotten_us` is the newest movement time that is no longer remembered for any balance. Returns `older` if a

@@ -40,9 +40,7 @@ def effect_of(event: e.StockFact) -> Effect:
     return _EFFECTS[type(event)](event)
 
 
-def _physical(
-    event: Any, units: int, time_us: int, gives_back: bool = False, baseline: bool = False
-) -> Effect:
+def _physical(event: Any, units: int, time_us: int, gives_back: bool = False, baseline: bool = False) -> Effect:
     hold = line = None
     if units < 0:
         if event.reservation is not None:
@@ -115,9 +113,7 @@ _EFFECTS: dict[type, Callable[[Any], Effect]] = {
     e.PosVoid: _void,
     e.WmsReceipt: lambda event: _physical(event, event.units, micros(event.occurred_at), baseline=True),
     e.WmsShipment: lambda event: _physical(event, -event.units, micros(event.occurred_at)),
-    e.WmsShipmentVoided: lambda event: _physical(
-        event, event.units, micros(event.occurred_at), gives_back=True
-    ),
+    e.WmsShipmentVoided: lambda event: _physical(event, event.units, micros(event.occurred_at), gives_back=True),
     e.WmsAdjustment: lambda event: _physical(event, event.units, micros(event.occurred_at)),
     e.WmsCount: _counted,
     e.WmsStatusChanged: _status_changed,

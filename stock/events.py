@@ -97,9 +97,7 @@ class WmsShipment(Physical, frozen=True, gc=False, kw_only=True, tag_field="type
     units: Units
 
 
-class WmsShipmentVoided(
-    Physical, frozen=True, gc=False, kw_only=True, tag_field="type", tag="wms.shipment_voided"
-):
+class WmsShipmentVoided(Physical, frozen=True, gc=False, kw_only=True, tag_field="type", tag="wms.shipment_voided"):
     """A shipment did not leave after all."""
 
     units: Units
@@ -136,9 +134,7 @@ class WmsStatusChanged(
     to_state: State
 
 
-class TransferShipped(
-    StockFact, frozen=True, gc=False, kw_only=True, tag_field="type", tag="transfer.shipped"
-):
+class TransferShipped(StockFact, frozen=True, gc=False, kw_only=True, tag_field="type", tag="transfer.shipped"):
     """Units left `location` for `to_location`."""
 
     transfer: str
@@ -149,9 +145,7 @@ class TransferShipped(
     order_line: str | None = None
 
 
-class TransferReceived(
-    StockFact, frozen=True, gc=False, kw_only=True, tag_field="type", tag="transfer.received"
-):
+class TransferReceived(StockFact, frozen=True, gc=False, kw_only=True, tag_field="type", tag="transfer.received"):
     """Units of a transfer arrived at `location`."""
 
     transfer: str
@@ -161,27 +155,21 @@ class TransferReceived(
     order_line: str | None = None
 
 
-class TransferRescheduled(
-    StockFact, frozen=True, gc=False, kw_only=True, tag_field="type", tag="transfer.rescheduled"
-):
+class TransferRescheduled(StockFact, frozen=True, gc=False, kw_only=True, tag_field="type", tag="transfer.rescheduled"):
     """A transfer is expected at another time."""
 
     transfer: str
     eta: Moment
 
 
-class TransferCancelled(
-    StockFact, frozen=True, gc=False, kw_only=True, tag_field="type", tag="transfer.cancelled"
-):
+class TransferCancelled(StockFact, frozen=True, gc=False, kw_only=True, tag_field="type", tag="transfer.cancelled"):
     """At most the rest of a transfer goes back to its origin."""
 
     transfer: str
     units: Units
 
 
-class InboundExpected(
-    StockFact, frozen=True, gc=False, kw_only=True, tag_field="type", tag="inbound.expected"
-):
+class InboundExpected(StockFact, frozen=True, gc=False, kw_only=True, tag_field="type", tag="inbound.expected"):
     """Units are expected from outside; never on hand before they are received."""
 
     inbound: str
@@ -189,9 +177,7 @@ class InboundExpected(
     eta: Moment
 
 
-class InboundCancelled(
-    StockFact, frozen=True, gc=False, kw_only=True, tag_field="type", tag="inbound.cancelled"
-):
+class InboundCancelled(StockFact, frozen=True, gc=False, kw_only=True, tag_field="type", tag="inbound.cancelled"):
     """Expected units will not come."""
 
     inbound: str
@@ -223,9 +209,7 @@ class ReservationRequested(
     near: Coordinates | None = None
 
 
-class ReservationCreated(
-    StockFact, frozen=True, gc=False, kw_only=True, tag_field="type", tag="reservation.created"
-):
+class ReservationCreated(StockFact, frozen=True, gc=False, kw_only=True, tag_field="type", tag="reservation.created"):
     """A hold decided elsewhere; always recorded, even if it oversells."""
 
     reservation: str
@@ -235,9 +219,7 @@ class ReservationCreated(
     expires_at: Moment | None = None
 
 
-class ReservationRenewed(
-    StockFact, frozen=True, gc=False, kw_only=True, tag_field="type", tag="reservation.renewed"
-):
+class ReservationRenewed(StockFact, frozen=True, gc=False, kw_only=True, tag_field="type", tag="reservation.renewed"):
     """A hold lives longer, if this happened before its old end."""
 
     reservation: str
@@ -245,9 +227,7 @@ class ReservationRenewed(
     expires_at: Moment
 
 
-class ReservationReleased(
-    StockFact, frozen=True, gc=False, kw_only=True, tag_field="type", tag="reservation.released"
-):
+class ReservationReleased(StockFact, frozen=True, gc=False, kw_only=True, tag_field="type", tag="reservation.released"):
     """A hold is given back, in part or (without `units`) whole."""
 
     reservation: str
@@ -264,9 +244,7 @@ class OrderAllocated(StockFact, frozen=True, gc=False, kw_only=True, tag_field="
     line: str | None = None
 
 
-class OrderDeallocated(
-    StockFact, frozen=True, gc=False, kw_only=True, tag_field="type", tag="order.deallocated"
-):
+class OrderDeallocated(StockFact, frozen=True, gc=False, kw_only=True, tag_field="type", tag="order.deallocated"):
     """An order line gives units back."""
 
     order_line: str

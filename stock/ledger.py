@@ -163,7 +163,7 @@ class Ledger:
         _heard(balance, topic, occurred_us)
         if effect.hold is not None or effect.line is not None:
             self._tell_orders(event, effect, topic, offset)
-        if outcome == APPLIED:
+        if outcome == APPLIED or effect.states:
             _set_cause(balance, event, occurred_us)
             self._step_band(key, balance)
         self._dirty[key] = None
@@ -215,6 +215,8 @@ class Ledger:
     def advance(self, now_us: int) -> None:
         """End the holds whose time has come; a clock set back changes nothing."""
         for key, reservation, end_us in self.commitments.advance(now_us):
+            if key not in self:
+                continue
             self.set_cause(key, ("reservation.expired", reservation, "stockflow", end_us))
             self.settle(key)
             self.touched[key] = None

@@ -107,9 +107,7 @@ class Policies:
         return Terms(ship=ship, pickup=pickup, banded=banded)
 
     def _mode_terms(self, sku: str, location: str, mode: Mode, location_on: bool) -> ModeTerms:
-        inside = sorted(
-            (p for p in self._policies.values() if _covers(p.scope, sku, location, mode)), key=_precedence
-        )
+        inside = sorted((p for p in self._policies.values() if _covers(p.scope, sku, location, mode)), key=_precedence)
 
         def first(value: str) -> tuple[int | None, str | None]:
             for policy in inside:

@@ -15,13 +15,9 @@ from msgspec import Struct
 from stock.times import HOUR_US
 
 HORIZON_US = 24 * HOUR_US  # A repeat arriving later than this after the original counts as a new fact.
-CHUNK_FACTS_MAX = (
-    4_096  # A chunk this large is never merged again; about 250 KB, below the 512 KiB per record.
-)
+CHUNK_FACTS_MAX = 4_096  # A chunk this large is never merged again; about 250 KB, below the 512 KiB per record.
 LARGE = 255  # The level of chunks that are never merged again.
-MERGE_FAN_IN = (
-    16  # So many chunks of one level become one of the next: each fact is rewritten at most three times.
-)
+MERGE_FAN_IN = 16  # So many chunks of one level become one of the next: each fact is rewritten at most three times.
 
 Row = tuple[
     str, int, int, int, int, int, int
@@ -155,8 +151,7 @@ class Recent:
 
     def _aged(self, kept: _Kept) -> bool:
         return all(
-            newest == 0 or newest + HORIZON_US < now
-            for newest, now in zip(kept.newest_us, self.newest_us, strict=True)
+            newest == 0 or newest + HORIZON_US < now for newest, now in zip(kept.newest_us, self.newest_us, strict=True)
         )
 
     def _drop_oldest(self) -> list[Row]:

@@ -1,4 +1,4 @@
-"""What availability must be, recomputed slowly from the whole history; it never shares code with what it checks.
+"""What availability must be, recomputed from the whole history; it never shares code with what it checks.
 
 Nothing here is incremental: every call sorts the complete history and derives each number from scratch, so
 that the answer is obviously independent of arrival order, batches, restarts and bounded logs.

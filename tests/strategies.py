@@ -1,7 +1,7 @@
-"""Histories to test with: everything a shop may say, repeated, late and out of order; never what must follow from it.
+"""Histories to test with: all that a shop may say, repeated, late, out of order; never what must follow from it.
 
-One storyteller makes them all. It asks a `Choice` for every decision, so the same stories come from Hypothesis
-(which shrinks them) and from a seeded generator (which is fast and as long as wanted).
+One storyteller makes them all. It asks a `Choice` for every decision, so the same stories come from
+Hypothesis (which shrinks them) and from a seeded generator (which is fast and as long as wanted).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import msgspec
 from hypothesis import strategies as st
@@ -20,6 +20,7 @@ from schemas.topics import ORDER_RESERVATIONS, POS_SALES, WMS_MOVEMENTS, partiti
 from stock.events import (
     LocationSet,
     Message,
+    Mode,
     OrderAllocated,
     OrderDeallocated,
     OrderFulfilled,
@@ -34,6 +35,7 @@ from stock.events import (
     ReservationRenewed,
     Scope,
     SourceAlive,
+    State,
     StockFact,
     WmsAdjustment,
     WmsCount,
@@ -54,6 +56,7 @@ HELD_BACK_MAX = 5  # Bounds how late the latest fact can be.
 
 Entry = StockFact | Setting
 T = TypeVar("T")
+VoidedType = Literal["pos.sale", "pos.return"]
 
 
 def to_wire(message: Message | Removed) -> tuple[str, str, bytes | None]:
@@ -262,7 +265,7 @@ class Storyteller:
         return self._choice.integer(0, 99) >= 100 - percent
 
     def _named(self, prefix: str) -> str:
-        """A name in use lately or the next new one, so that each is named several times, also before it is made."""
+        """A name in use lately or the next new one: each is named several times, also before it is made."""
         newest = self._newest_number[prefix]
         number = self._choice.integer(max(1, newest - 3), newest + 1)
         self._newest_number[prefix] = max(newest, number)
@@ -323,8 +326,10 @@ class Storyteller:
 
     def _pos_void(self, sku: str) -> StockFact:
         saying = self._saying(sku, "pos/{location}/till-{till}")
-        voided_type = self._choice.one_of(("pos.sale", "pos.sale", "pos.return"))
-        voided = self._lately(PosSale if voided_type == "pos.sale" else PosReturn, sku)
+        voided_type: VoidedType = self._choice.one_of(("pos.sale", "pos.sale", "pos.return"))
+        voided: PosSale | PosReturn | None = (
+            self._lately(PosSale, sku) if voided_type == "pos.sale" else self._lately(PosReturn, sku)
+        )
         if voided is None or self._chance(10):
             void = {**self._touching(), **self._consuming(), "units": self._units(), "voids": "unheard-of"}
             return PosVoid(**saying, **void, voided_type=voided_type, voided_at=self._time())
@@ -343,7 +348,7 @@ class Storyteller:
     # wms-movements.v1
 
     def _wms_receipt(self, sku: str) -> StockFact:
-        return WmsReceipt(**self._saying(sku, "wms/{location}"), **self._touching(), units=self._units(20))
+        return WmsReceipt(**self._saying(sku, "wms/{location}"), **self._touching(), units=self._units(30))
 
     def _wms_shipment(self, sku: str) -> StockFact:
         saying = self._saying(sku, "wms/{location}")
@@ -368,10 +373,10 @@ class Storyteller:
         return WmsAdjustment(**saying, **self._touching(), **consuming, units=units, reason="found or lost")
 
     def _wms_count(self, sku: str) -> StockFact:
-        return WmsCount(**self._saying(sku, "wms/{location}"), units=self._choice.integer(0, 20))
+        return WmsCount(**self._saying(sku, "wms/{location}"), units=self._choice.integer(0, 30))
 
     def _wms_status_changed(self, sku: str) -> StockFact:
-        states = ["sellable", "damaged", "quality_hold", "display"]
+        states: list[State] = ["sellable", "damaged", "quality_hold", "display"]
         from_state = self._choice.one_of(states)
         states.remove(from_state)
         return WmsStatusChanged(
@@ -389,7 +394,7 @@ class Storyteller:
     def _reservation_created(self, sku: str) -> StockFact:
         saying = self._saying(sku, "oms")
         expires_at = None if self._chance(20) else self._expires_at(saying["occurred_at"])
-        mode = self._choice.one_of(("ship", "pickup"))
+        mode: Mode = self._choice.one_of(("ship", "pickup"))
         return ReservationCreated(
             **saying, **self._hold(), units=self._units(), mode=mode, expires_at=expires_at
         )
@@ -496,11 +501,11 @@ _MAKERS: dict[str, tuple[Callable[[Storyteller, str], StockFact], ...]] = {
         *[Storyteller._pos_void] * 3,
     ),
     WMS_MOVEMENTS.name: (
-        *[Storyteller._wms_receipt] * 3,
+        *[Storyteller._wms_receipt] * 7,
         *[Storyteller._wms_shipment] * 2,
         *[Storyteller._wms_shipment_voided] * 2,
         *[Storyteller._wms_adjustment] * 2,
-        Storyteller._wms_count,
+        *[Storyteller._wms_count] * 2,
         *[Storyteller._wms_status_changed] * 2,
     ),
     ORDER_RESERVATIONS.name: (

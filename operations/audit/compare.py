@@ -1,16 +1,17 @@
-"""The comparisons: recomputed against the topic, the topic against Redis, records against outcomes; never a repair."""
+"""The comparisons: recomputed with the topic, topic with Redis, records with outcomes; never a repair."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
 import polars as pl
 
 from operations.audit.expected import MODES, with_overall
-from operations.audit.inputs import Inputs
-from operations.audit.log import Extents
+from operations.audit.inputs import DeadLetters
+from operations.audit.log import Extent, Extents
 from operations.audit.published import COMPARED_FIELDS, Entry, Key
 from operations.audit.recompute import KEY, Recomputed
 from operations.audit.report import Findings
@@ -25,7 +26,7 @@ class Outcomes(Protocol):
         """Input records by outcome."""
 
     @property
-    def positions(self) -> Collection[int]:
+    def positions(self) -> Sequence[int]:
         """Next offset to read, per topic in the order of `KEYED_INPUTS`."""
 
 
@@ -72,7 +73,7 @@ def _unlike(row: Mapping[str, object]) -> str:
 def compare_view(
     entries: Mapping[Key, Entry], view: Mapping[Key, bytes], in_flux: Collection[Key], findings: Findings
 ) -> None:
-    """The view must hold the bytes of the topic, key by key; a key in flux may be newer than the topic was."""
+    """The view must hold the topic's bytes, key by key; a key in flux may be newer than the topic was."""
     for key, entry in entries.items():
         value = view.get(key)
         if value == entry.value:
@@ -105,21 +106,22 @@ def compare_outcomes(
     stored: Mapping[int, bytes],
     decode: DecodeOutcomes,
     extents: Extents,
-    inputs: Inputs,
+    dead: DeadLetters,
     recomputed: Recomputed,
     findings: Findings,
 ) -> dict[str, int]:
-    """Every input record must be accounted for exactly once; returns the pipeline's totals over all partitions.
+    """Every input record must be accounted for exactly once; returns the pipeline's totals.
 
     Args:
         stored: by partition, the value of the newest outcome record of the state topic.
         decode: reads such a value.
         extents: of the keyed input topics; what was read.
-        inputs: what was read, and which of it was refused.
-        recomputed: which of it had a second identity.
+        dead: what was refused.
+        recomputed: what of the rest came for the first time, and what again.
         findings: where differences go.
     """
-    sums: dict[str, int] = {}
+    refused = dead.counts(extents)
+    sums: Counter[str] = Counter()
     for partition in sorted(extents[topics.KEYED_INPUTS[0].name]):
         parts = [extents[topic.name][partition] for topic in topics.KEYED_INPUTS]
         value = stored.get(partition)
@@ -128,38 +130,42 @@ def compare_outcomes(
                 findings.add("outcomes", f"partition {partition} has input, but no outcomes were stored")
             continue
         outcomes = decode(value)
-        for topic, part, position in zip(topics.KEYED_INPUTS, parts, outcomes.positions, strict=True):
-            if position != part.end and (position > part.end or part.end > part.start):
-                findings.add(
-                    "outcomes",
-                    f"{topic.name}[{partition}] was counted up to {position}, its log ends at {part.end}",
-                )
-        applied = recomputed.applied.get(partition, 0)
-        known = {
-            "dead_letter": inputs.refused[partition],
-            "duplicate": recomputed.duplicates.get(partition, 0),
-        }
-        consumed = sum(
-            max(0, position - part.start) for part, position in zip(parts, outcomes.positions, strict=True)
-        )
-        totals = dict(outcomes.totals)
-        for outcome, count in totals.items():
-            sums[outcome] = sums.get(outcome, 0) + count
-        if sum(totals.values()) != consumed:
-            findings.add(
-                "outcomes",
-                f"partition {partition} counted {sum(totals.values())} records, consumed {consumed}",
-            )
-        for outcome, count in known.items():
-            if totals.get(outcome, 0) != count:
-                findings.add(
-                    "outcomes",
-                    f"partition {partition} counted {totals.get(outcome, 0)} as {outcome}, recomputed {count}",
-                )
-        effective = totals.get("applied", 0) + totals.get("absorbed", 0)
-        if effective != applied:
-            findings.add(
-                "outcomes",
-                f"partition {partition} counted {effective} as applied or absorbed, recomputed {applied}",
-            )
-    return sums
+        sums.update(outcomes.totals)
+        for text in (
+            *_unlike_positions(outcomes, parts, partition),
+            *_unlike_totals(
+                outcomes,
+                parts,
+                refused[partition],
+                recomputed.duplicates.get(partition, 0),
+                recomputed.applied.get(partition, 0),
+            ),
+        ):
+            findings.add("outcomes", f"partition {partition} {text}")
+    return dict(sums)
+
+
+def _unlike_positions(outcomes: Outcomes, parts: Sequence[Extent], partition: int) -> Iterator[str]:
+    for topic, part, position in zip(topics.KEYED_INPUTS, parts, outcomes.positions, strict=True):
+        nothing_to_read = part.end == part.start and position <= part.end
+        if position != part.end and not nothing_to_read:
+            yield f"was counted up to {topic.name}[{partition}]@{position}, the log ends at {part.end}"
+
+
+def _unlike_totals(
+    outcomes: Outcomes, parts: Sequence[Extent], refused: int, duplicates: int, applied: int
+) -> Iterator[str]:
+    totals = outcomes.totals
+    consumed = sum(
+        max(0, position - part.start) for part, position in zip(parts, outcomes.positions, strict=True)
+    )
+    if sum(totals.values()) != consumed:
+        yield f"accounts for {sum(totals.values())} records, but consumed {consumed}"
+    effective = totals.get("applied", 0) + totals.get("absorbed", 0) + totals.get("echo", 0)
+    for outcome, counted, found in (
+        ("refused", totals.get("dead_letter", 0), refused),
+        ("duplicate", totals.get("duplicate", 0), duplicates),
+        ("applied or absorbed", effective, applied),
+    ):
+        if counted != found:
+            yield f"counted {counted} records as {outcome}, recomputed {found}"

@@ -1,7 +1,7 @@
-"""The input side of the audit: which records count, which were refused, and whether rightly; never their effect.
+"""The input side of the audit: which records count, which were refused, and if rightly; never their effect.
 
-The log of dead letters says what the pipeline refused. A record is left out of the recomputation exactly if it
-stands there, and every disagreement with the audit's own judgement is a difference.
+The log of dead letters says what the pipeline refused. A record is left out of the recomputation exactly if
+it stands there, and every disagreement with the audit's own judgement is a difference.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable
 
 import polars as pl
 
-from operations.audit.facts import FACT_SCHEMA, Judged, frame, judge_fact, judge_setting, row_of
-from operations.audit.log import LogRecord
+from operations.audit.facts import FACT_SCHEMA, TOPIC_ORDER, Judged, frame, judge_fact, judge_setting, row_of
+from operations.audit.log import Extents, LogRecord
 from operations.audit.report import Findings
 from schemas import topics
 from stock import events
@@ -31,6 +31,7 @@ class DeadLetters:
         self._names = {topic_name(topic.name): topic.name for topic in _INPUTS}
         self._findings = findings
         self._letters: dict[Place, tuple[str, bytes | None, bytes | None]] = {}
+        self._taken: set[Place] = set()
 
     def add(self, records: Iterable[LogRecord]) -> None:
         """Letters in the order of their log; headers must have been read."""
@@ -54,17 +55,35 @@ class DeadLetters:
 
     def take(self, record: LogRecord) -> str | None:
         """The reason for which a record was refused, or None; what was kept of it must be what was sent."""
-        letter = self._letters.get((record.topic, record.partition, record.offset))
+        place = (record.topic, record.partition, record.offset)
+        letter = self._letters.get(place)
         if letter is None:
             return None
+        self._taken.add(place)
         reason, key, value = letter
         if (key, value) != (record.key, record.value):
             self._findings.add("dead letters", f"the letter about {_where(record)} changed its key or value")
         return reason
 
-    def places(self) -> Iterable[Place]:
-        """Where every refused record stands."""
-        return self._letters.keys()
+    def counts(self, extents: Extents) -> Counter[int]:
+        """Refused records of the keyed inputs by partition, as far back as the log of their topic goes."""
+        return Counter(
+            partition
+            for topic, partition, offset in self._letters
+            if topic in TOPIC_ORDER
+            and partition in extents[topic]
+            and offset >= extents[topic][partition].start
+        )
+
+    def report_unmatched(self, extents: Extents) -> None:
+        """Adds a difference for each letter about a record that its log should have, but has not."""
+        for topic, partition, offset in self._letters.keys() - self._taken:
+            extent = extents[topic].get(partition)
+            # A compacted log loses overwritten records, a log with retention its oldest.
+            if extent is None or offset >= extent.end or (topic not in _COMPACTED and offset >= extent.start):
+                self._findings.add(
+                    "dead letters", f"a letter is about {topic}[{partition}]@{offset}, not there"
+                )
 
 
 class Inputs:
@@ -76,19 +95,16 @@ class Inputs:
         self._findings = findings
         self._frames: list[pl.DataFrame] = []
         self._settings: dict[str, tuple[tuple[int, int, int], events.Message | None]] = {}
-        self.consumed: Counter[tuple[str, int]] = Counter()  # by topic and partition
-        self.refused: Counter[int] = Counter()  # by partition, keyed topics only
+        self.facts_read = 0
         self.settings_read = 0
 
     def add_facts(self, records: Iterable[LogRecord]) -> None:
         """Records of the keyed topics."""
         rows = []
         for record in records:
-            self.consumed[record.topic, record.partition] += 1
+            self.facts_read += 1
             judged = judge_fact(record, self._partitions)
-            if not self._accepts(record, judged):
-                self.refused[record.partition] += 1
-            elif judged.message is not None and judged.refusal is None:
+            if self._accepts(record, judged) and judged.message is not None:
                 rows.append(row_of(record, judged.message))
         if rows:
             self._frames.append(frame(rows))
@@ -98,7 +114,7 @@ class Inputs:
         for record in records:
             self.settings_read += 1
             judged = judge_setting(record)
-            if not self._accepts(record, judged) or judged.refusal is not None:
+            if not self._accepts(record, judged):
                 continue
             key = (record.key or b"").decode(errors="replace")
             place = (record.timestamp_ms, record.partition, record.offset)
@@ -116,12 +132,12 @@ class Inputs:
         return {key: message for key, (_, message) in self._settings.items() if message is not None}
 
     def _accepts(self, record: LogRecord, judged: Judged) -> bool:
-        """Whether the pipeline took the record; says so where it should have done the opposite."""
+        """Whether the record counts; adds a difference where the pipeline and the audit disagree about it."""
         reason = self._dead.take(record)
         if reason is None:
-            if judged.refusal is not None and judged.doubt is None:
+            if judged.refusal is not None:
                 self._findings.add("refusals", f"{_where(record)} was not refused: {judged.refusal}")
-            return True
+            return judged.refusal is None
         if judged.refusal is None and judged.doubt is None and not _unjudged(reason, record):
             self._findings.add("refusals", f"{_where(record)} was refused as {reason!r}, but it is valid")
         return False
@@ -142,3 +158,4 @@ def _short(headers: dict[str, str]) -> str:
 
 
 _INPUTS = (*topics.KEYED_INPUTS, topics.STOCK_SETTINGS)
+_COMPACTED = frozenset(topic.name for topic in _INPUTS if topic.cleanup == "compact")

@@ -1,0 +1,144 @@
+"""One audit from the first read to the report; reads only, and never asks the pipeline itself.
+
+The outputs are read first, close to the moment that the caller names, because holds end by the clock; the inputs
+after them, up to the ends seen at the start. The pipeline should be at rest: whatever it has not yet read or
+published is reported as a difference.
+
+Two horizons of the pipeline are not modelled: a repeat later than the dedup horizon, and a count older than what
+the movement log still holds, both of which need more than a day of lateness, show as differences.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from datetime import datetime
+
+from operations.audit.compare import DecodeOutcomes, compare_outcomes, compare_topic, compare_view
+from operations.audit.expected import expected_records
+from operations.audit.inputs import DeadLetters, Inputs
+from operations.audit.log import AuditImpossible, Extents, Log, Progress
+from operations.audit.published import Published, read_view
+from operations.audit.recompute import Moment, Recomputed, recompute
+from operations.audit.report import AuditReport, Findings
+from schemas import topics
+from schemas.records import micros
+
+SETTLE_S = 2.0  # A hold that ends this close to the moment of reading may be seen open or ended.
+OUTCOMES_KEY = b"|outcomes"  # Stored. Changing this needs a migration.
+
+_SAME_PARTITIONS = (*topics.KEYED_INPUTS, topics.AVAILABILITY, topics.DEAD_LETTERS, topics.STOCK_STATE)
+
+
+def audit(
+    client_config: Mapping[str, str],
+    topic_name: Callable[[str], str],
+    redis_url: str | None,
+    now: datetime,
+    progress: Progress | None = None,
+    decode_outcomes: DecodeOutcomes | None = None,
+) -> AuditReport:
+    """Recompute every balance from the input log and compare it with the topic and with Redis.
+
+    Args:
+        client_config: librdkafka properties of the cluster.
+        topic_name: the broker's name of a registered topic.
+        redis_url: where the view is; None leaves it out of the comparison.
+        now: the time, timezone-aware, that decides which holds are open.
+        progress: called with a label, the records done and the records to do.
+        decode_outcomes: reads the stored outcomes of a partition; by default the state topic's own codec.
+
+    Returns:
+        Counts and differences; `equal` is the verdict.
+
+    Raises:
+        AuditImpossible: Kafka or Redis cannot be read completely.
+    """
+    begun = time.monotonic()
+    findings = Findings()
+    with Log(client_config, topic_name) as log:
+        extents = log.extents([topic.name for topic in (*_SAME_PARTITIONS, topics.STOCK_SETTINGS)])
+        partitions = _partitions(extents)
+        published = Published(partitions, findings)
+        for batch in log.read(topics.AVAILABILITY.name, extents[topics.AVAILABILITY.name], progress):
+            published.add(batch)
+        view = None if redis_url is None else read_view(redis_url, progress)
+        latest = SETTLE_S + time.monotonic() - begun
+        dead = DeadLetters(topic_name, findings)
+        letters = extents[topics.DEAD_LETTERS.name]
+        for batch in log.read(topics.DEAD_LETTERS.name, letters, progress, headers=True):
+            dead.add(batch)
+        outcomes = _outcomes(log, extents, progress)
+        inputs = Inputs(partitions, dead, findings)
+        for batch in log.read(topics.STOCK_SETTINGS.name, extents[topics.STOCK_SETTINGS.name], progress):
+            inputs.add_settings(batch)
+        for topic in topics.KEYED_INPUTS:
+            for batch in log.read(topic.name, extents[topic.name], progress):
+                inputs.add_facts(batch)
+    dead.report_unmatched(extents)
+    now_us = micros(now)
+    moment = Moment(now_us - int(SETTLE_S * 1_000_000), now_us + int(latest * 1_000_000))
+    recomputed = recompute(inputs.facts(), moment)
+    compare_topic(expected_records(recomputed.balances, inputs.settings()), published.columns(), findings)
+    published.report_stale()
+    if view is not None:
+        compare_view(published.entries(), view, recomputed.in_flux, findings)
+    decode = _state_codec() if decode_outcomes is None else decode_outcomes
+    reported = compare_outcomes(outcomes, decode, extents, dead, recomputed, findings)
+    return AuditReport(
+        events=inputs.facts_read,
+        settings=inputs.settings_read,
+        keys=recomputed.balances.filter(alternative=0).height,
+        outcomes=_counts(recomputed, dead, extents, reported),
+        redis_keys=None if view is None else len(view),
+        differences=findings.kept,
+        differences_by_kind=dict(findings.by_kind),
+        notes=_notes(extents, recomputed),
+    )
+
+
+def _partitions(extents: Extents) -> int:
+    """How many partitions every topic has."""
+    counts = {topic.name: len(extents[topic.name]) for topic in _SAME_PARTITIONS}
+    if len(set(counts.values())) != 1:
+        raise AuditImpossible(f"topics differ in their number of partitions: {counts}")
+    return counts[topics.AVAILABILITY.name]
+
+
+def _outcomes(log: Log, extents: Extents, progress: Progress | None) -> dict[int, bytes]:
+    """The newest stored outcomes of each partition."""
+    found: dict[int, bytes] = {}
+    for batch in log.read(topics.STOCK_STATE.name, extents[topics.STOCK_STATE.name], progress):
+        for record in batch:
+            if record.key == OUTCOMES_KEY and record.value is not None:
+                found[record.partition] = record.value
+    return found
+
+
+def _state_codec() -> DecodeOutcomes:
+    from schemas.state import decode_outcomes
+
+    return decode_outcomes
+
+
+def _counts(
+    recomputed: Recomputed, dead: DeadLetters, extents: Extents, reported: Mapping[str, int]
+) -> dict[str, int]:
+    return {
+        "applied": sum(recomputed.applied.values()),
+        "duplicate": sum(recomputed.duplicates.values()),
+        "dead_letter": sum(dead.counts(extents).values()),
+        **{f"reported_{outcome}": count for outcome, count in reported.items()},
+    }
+
+
+def _notes(extents: Extents, recomputed: Recomputed) -> list[str]:
+    notes = [
+        f"{topic.name}[{partition}] starts at offset {extent.start}: what was before it is gone from the log"
+        for topic in topics.KEYED_INPUTS
+        for partition, extent in extents[topic.name].items()
+        if extent.start > 0
+    ]
+    if recomputed.in_flux:
+        notes.append(f"{len(recomputed.in_flux)} keys had a hold that ended while they were read")
+    return notes

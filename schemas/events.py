@@ -1,0 +1,203 @@
+"""Inbound bytes to typed facts: decoding, and the reason why something is refused; never any effect."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NamedTuple, get_args
+
+import msgspec
+
+from schemas.topics import KEYED_INPUTS, ORDER_RESERVATIONS, POS_SALES, STOCK_ITEMS, STOCK_SETTINGS, WMS_MOVEMENTS
+from stock import events
+from stock.effects import SUPPORTED
+from stock.events import ID_LENGTH_MAX, Message
+from stock.policies import unsupported
+from stock.times import SECOND_US, micros
+
+EVENT_BYTES_MAX = 65_536  # A fact is a few hundred bytes; a larger one is a mistake, and would slow everything else.
+FUTURE_TOLERANCE_US = 300 * SECOND_US  # A till's clock may be ahead of Kafka's by so much.
+DETAIL_LENGTH_MAX = 500  # Details end in headers and logs.
+
+REASONS = (
+    "not_json",
+    "empty",
+    "missing_field",
+    "bad_field",
+    "unknown_type",
+    "wrong_topic",
+    "not_supported_yet",
+    "wrong_partition",
+    "too_large",
+    "in_future",
+    "limit",
+)
+
+
+class Refusal(NamedTuple):
+    """Why a record goes to the dead letters: one of REASONS, and a sentence for a person."""
+
+    reason: str
+    detail: str
+
+
+_NAME = re.compile(r"(?!\s)[^|\x00-\x1f\x7f-\x9f]{1,128}(?<!\s)")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+_UNIONS: dict[str, Any] = {
+    POS_SALES.name: events.PosMessage,
+    WMS_MOVEMENTS.name: events.WmsMessage,
+    ORDER_RESERVATIONS.name: events.OrderMessage,
+    STOCK_ITEMS.name: events.ItemSet,
+    STOCK_SETTINGS.name: events.SettingsMessage,
+}
+_DECODERS = {name: msgspec.json.Decoder(union) for name, union in _UNIONS.items()}
+_KEYED_DECODERS = tuple(_DECODERS[topic.name] for topic in KEYED_INPUTS)
+_TOPIC_OF_TYPE = {
+    member.__struct_config__.tag: name for name, union in _UNIONS.items() for member in (get_args(union) or (union,))
+}
+_TYPES_BY_TOPIC = {name: sorted(kind for kind, topic in _TOPIC_OF_TYPE.items() if topic == name) for name in _UNIONS}
+
+
+def type_of(event: Message) -> str:
+    """The wire `type` of a message."""
+    return event.__struct_config__.tag  # type: ignore[return-value]
+
+
+def decode(topic: int, value: bytes | None, timestamp_us: int) -> events.StockFact | Refusal:
+    """The fact in one record of a keyed input.
+
+    Args:
+        topic: position in `schemas.topics.KEYED_INPUTS`.
+        value: the record's value.
+        timestamp_us: the record's Kafka timestamp; a fact may not lie much after it.
+
+    Returns:
+        A supported, valid fact, or why it is refused. Names of SKU and location are checked by `check_names`.
+    """
+    if value is None or not value:
+        if topic == _ITEMS and value is None:
+            return Refusal("not_supported_yet", "delisting an item (null value) is not supported yet")
+        return Refusal("empty", "the record has no value")
+    if len(value) > EVENT_BYTES_MAX:
+        return Refusal("too_large", f"{len(value)} bytes; an event has at most {EVENT_BYTES_MAX}")
+    try:
+        event = _KEYED_DECODERS[topic].decode(value)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        return explain(KEYED_INPUTS[topic].name, value, error)
+    if event.__class__ not in SUPPORTED:
+        return Refusal("not_supported_yet", f"{type_of(event)} is understood but has no effect yet")
+    if micros(event.occurred_at) > timestamp_us + FUTURE_TOLERANCE_US:
+        return Refusal("in_future", f"occurred_at {event.occurred_at.isoformat()} is after the record's timestamp")
+    kind = event.__class__
+    if kind is not events.PosSale:
+        refusal = _check_more(event, timestamp_us)
+        if refusal is not None:
+            return refusal
+    if len(event.id) > ID_LENGTH_MAX or len(event.source) > ID_LENGTH_MAX or not event.id or not event.source:
+        return _bad_id("id or source")
+    for name in ("reservation", "line", "order_line"):
+        text = getattr(event, name, None)
+        if text is not None and not _is_id(text):
+            return _bad_id(name)
+    return event  # type: ignore[no-any-return]
+
+
+def decode_setting(key: bytes | None, value: bytes) -> Message | Refusal:
+    """The setting in one record of `stock-settings.v1` that is not a removal by null.
+
+    Returns:
+        A supported, valid setting whose id fits the record's key, or why it is refused.
+    """
+    if not value:
+        return Refusal("empty", "the record has no value")
+    if len(value) > EVENT_BYTES_MAX:
+        return Refusal("too_large", f"{len(value)} bytes; a setting has at most {EVENT_BYTES_MAX}")
+    try:
+        setting: Message = _DECODERS[STOCK_SETTINGS.name].decode(value)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        return explain(STOCK_SETTINGS.name, value, error)
+    expected = setting_key(setting)
+    if key is None or key.decode(errors="replace") != expected:
+        return Refusal("bad_field", f"the record's key must be {expected!r}, so that compaction and removal find it")
+    if isinstance(setting, events.SourceAlive):
+        return Refusal("not_supported_yet", "source.alive is understood but has no effect yet")
+    if isinstance(setting, events.LocationSet) and not _NAME.fullmatch(setting.location):
+        return Refusal(
+            "bad_field", f"location {setting.location[:140]!r} is not 1-128 characters without | or controls"
+        )
+    if isinstance(setting, events.PolicySet | events.PolicyRemoved) and not _is_id(setting.policy):
+        return _bad_id("policy")
+    if isinstance(setting, events.PolicySet):
+        missing = unsupported(setting)
+        if missing is not None:
+            return Refusal("not_supported_yet", f"{missing} is understood but has no effect yet")
+    return setting
+
+
+def setting_key(setting: Message) -> str:
+    """The Kafka key that a settings message must have."""
+    if isinstance(setting, events.LocationSet):
+        return f"location:{setting.location}"
+    if isinstance(setting, events.SourceAlive):
+        return f"alive:{setting.location}:{setting.feed}"
+    assert isinstance(setting, events.PolicySet | events.PolicyRemoved)
+    return f"policy:{setting.policy}"
+
+
+def check_names(sku: str, location: str) -> Refusal | None:
+    """Why a SKU or location may not be used as a key, or None; asked once per new key."""
+    for name, text in (("sku", sku), ("location", location)):
+        if not _NAME.fullmatch(text):
+            return Refusal("bad_field", f"{name} {text[:140]!r} is not 1-128 characters without | or controls")
+    return None
+
+
+def explain(topic: str, value: bytes, error: Exception) -> Refusal:
+    """Why a value could not be decoded; slow, since refusals are rare."""
+    if isinstance(error, RecursionError):
+        return Refusal("limit", "nested too deeply")
+    try:
+        raw = msgspec.json.decode(value)
+    except (msgspec.DecodeError, UnicodeDecodeError) as broken:
+        return Refusal("not_json", str(broken)[:DETAIL_LENGTH_MAX])
+    if not isinstance(raw, dict):
+        return Refusal("bad_field", f"expected an object, got {type(raw).__name__}")
+    kind = raw.get("type")
+    if "type" not in raw:
+        return Refusal("missing_field", "Object missing required field `type`")
+    if not isinstance(kind, str):
+        return Refusal("bad_field", f"type must be text, got {type(kind).__name__}")
+    if kind not in _TOPIC_OF_TYPE:
+        return Refusal("unknown_type", f"{kind[:100]!r}; {topic} carries {', '.join(_TYPES_BY_TOPIC[topic])}")
+    if _TOPIC_OF_TYPE[kind] != topic:
+        return Refusal("wrong_topic", f"{kind} belongs on {_TOPIC_OF_TYPE[kind]}")
+    text = str(error)[:DETAIL_LENGTH_MAX]
+    return Refusal("missing_field" if "missing required field" in text else "bad_field", text)
+
+
+_ITEMS = KEYED_INPUTS.index(STOCK_ITEMS)
+
+
+def _check_more(event: Any, timestamp_us: int) -> Refusal | None:
+    """What single types may not say although every field is well formed."""
+    kind = event.__class__
+    if kind is events.WmsAdjustment and event.units == 0:
+        return Refusal("bad_field", "an adjustment of 0 units says nothing - at `$.units`")
+    if kind is events.WmsCount:
+        if event.basis == "net":
+            return Refusal("not_supported_yet", "a count with basis net is understood but has no effect yet")
+        if event.state != "sellable":
+            return Refusal("not_supported_yet", "a count of one state is understood but has no effect yet")
+    if kind is events.WmsStatusChanged and event.from_state == event.to_state:
+        return Refusal("bad_field", "from and to are the same state")
+    if kind is events.PosVoid and micros(event.voided_at) > timestamp_us + FUTURE_TOLERANCE_US:
+        return Refusal("in_future", f"voided_at {event.voided_at.isoformat()} is after the record's timestamp")
+    return None
+
+
+def _is_id(text: str) -> bool:
+    return 0 < len(text) <= ID_LENGTH_MAX and not _CONTROL.search(text)
+
+
+def _bad_id(name: str) -> Refusal:
+    return Refusal("limit", f"{name} must have 1 to {ID_LENGTH_MAX} characters and no control characters")
