@@ -1,6 +1,6 @@
 """Make and check the topics of the registry on a broker.
 
-It must never destroy: no topic is deleted, no partition count changed, no setting moved so that records go sooner.
+It must never destroy: no topic deleted, no partition count changed, no setting moved so that facts go sooner.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import (
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, yet not marked as exported
     AdminClient,
     AlterConfigOpType,
     ConfigEntry,
     ConfigResource,
     NewTopic,
     ResourceType,
+    TopicMetadata,
 )
 
 from schemas.topics import STATE_COMPACTION_LAG_MS_MIN, STOCK_STATE, TOPICS, Topic
@@ -87,17 +88,15 @@ class StartCheck:
 
 @dataclass(frozen=True)
 class _Found:
-    """Topics as they are on the broker: partition counts by name, settings by name, and what could not be read."""
+    """Topics as they are on the broker, by name: partition counts, settings, settings that cannot be read."""
 
     partitions: Mapping[str, int]
     settings: Mapping[str, Mapping[str, str]]
     unreadable: Mapping[str, str]
 
 
-def ensure(
-    admin_config: Mapping[str, Any], topic_name: TopicName, partitions: int, replication: int
-) -> list[Change]:
-    """Make what is missing and move settings that are short of the registry; what was done, nothing if all is well.
+def ensure(admin_config: Mapping[str, Any], topic_name: TopicName, partitions: int, replication: int) -> list[Change]:
+    """Make what is missing and move settings that are short of the registry; what was done, or nothing.
 
     Partition counts and cleanup policies of existing topics are left as they are: `diff` names those.
 
@@ -124,14 +123,9 @@ def ensure(
         elif error.code() != KafkaError.TOPIC_ALREADY_EXISTS:  # someone else was faster: as good
             refusals.append(f"{name}: not made: {error.str()}")
 
-    short = {
-        topic_name(topic.name): _short(topic, before.settings.get(topic_name(topic.name), {}))
-        for topic in TOPICS
-    }
+    short = {topic_name(topic.name): _short(topic, before.settings.get(topic_name(topic.name), {})) for topic in TOPICS}
     for name, error in admin.alter({name: wanted for name, wanted in short.items() if wanted}):
-        moved = ", ".join(
-            f"{key} {before.settings[name].get(key)} -> {value}" for key, value in short[name].items()
-        )
+        moved = ", ".join(f"{key} {before.settings[name].get(key)} -> {value}" for key, value in short[name].items())
         if error is None:
             changes.append(Change(name, f"set {moved}"))
         else:
@@ -149,14 +143,12 @@ def diff(admin_config: Mapping[str, Any], topic_name: TopicName, partitions: int
     """
     found = _Admin(admin_config).find(topic_name(topic.name) for topic in TOPICS)
     return [
-        difference
-        for topic in TOPICS
-        for difference in _differences(topic, topic_name(topic.name), partitions, found)
+        difference for topic in TOPICS for difference in _differences(topic, topic_name(topic.name), partitions, found)
     ]
 
 
 def start_problems(admin_config: Mapping[str, Any], topic_name: TopicName) -> StartCheck:
-    """Whether a process may start: topics there, one partition count, right cleanup, a state topic that keeps.
+    """Whether a process may start: topics there, one partition count, right cleanup, state kept long enough.
 
     Only what its guarantees rest on is a problem; other settings that differ are for `diff` to tell.
 
@@ -179,8 +171,8 @@ def start_problems(admin_config: Mapping[str, Any], topic_name: TopicName) -> St
     lag = found.settings.get(state, {}).get(MIN_COMPACTION_LAG)
     if lag is not None and _number(lag) < STATE_COMPACTION_LAG_MS_MIN:
         problems.append(
-            f"{state}: {MIN_COMPACTION_LAG} is {lag}, below {STATE_COMPACTION_LAG_MS_MIN}: compaction could remove "
-            f"what a new owner must still see; run `stockflow topics ensure`"
+            f"{state}: {MIN_COMPACTION_LAG} is {lag}, below {STATE_COMPACTION_LAG_MS_MIN}: compaction could "
+            "remove what a new owner must still see; run `stockflow topics ensure`"
         )
     return StartCheck(None if problems else partitions, problems, warnings)
 
@@ -196,8 +188,9 @@ def _shared_partitions(topic_name: TopicName, found: _Found) -> tuple[int | None
         return next(iter(counts), None), []
     groups = "; ".join(f"{count}: {', '.join(names)}" for count, names in sorted(counts.items()))
     return None, [
-        f"partition counts differ ({groups}): a SKU must have the same partition number in all of them; make the "
-        f"topics anew with one count, or name others with STOCKFLOW_TOPIC_PREFIX and run `stockflow topics ensure`"
+        f"partition counts differ ({groups}): a SKU must have the same partition number in all of them; "
+        "make the topics anew with one count, or use new ones: set STOCKFLOW_TOPIC_PREFIX and run "
+        "`stockflow topics ensure`"
     ]
 
 
@@ -243,7 +236,7 @@ def _wrong_cleanup(topic: Topic, name: str, settings: Mapping[str, str]) -> Diff
         name,
         "cleanup",
         f"{CLEANUP_POLICY} is {policy}, not {topic.cleanup} ({why})",
-        f"make sure that nothing needed is lost by it, then set {CLEANUP_POLICY}={topic.cleanup} on the topic",
+        f"set {CLEANUP_POLICY}={topic.cleanup} on the topic, once sure that nothing needed is lost by that",
     )
 
 
@@ -286,7 +279,8 @@ class _Admin:
         self._servers = config.get("bootstrap.servers", "")
         self._last_error = ""
         # What goes wrong is in the exceptions; librdkafka's own lines on stderr would only repeat it.
-        self._client = AdminClient({"log_level": 0, **config, "error_cb": self._remember})
+        properties: dict[str, Any] = {"log_level": 0, **config, "error_cb": self._remember}
+        self._client = AdminClient(properties)
 
     def find(self, names: Iterable[str]) -> _Found:
         """Partition counts and settings of those topics that exist."""
@@ -323,7 +317,7 @@ class _Admin:
         outcomes = [(topic, self._outcome(futures[topic_name(topic.name)])[1]) for topic in topics]
         made = {topic_name(topic.name) for topic, error in outcomes if error is None}
         deadline = time.monotonic() + TIMEOUT_S
-        while not made <= self._partition_counts().keys():
+        while not made <= self._with_leaders():
             if time.monotonic() > deadline:
                 raise self._unreachable("topics were made, but their partitions have no leader yet")
             time.sleep(POLL_INTERVAL_S)
@@ -348,16 +342,21 @@ class _Admin:
         return [(resource.name, self._outcome(future)[1]) for resource, future in futures.items()]
 
     def _partition_counts(self) -> dict[str, int]:
-        """Partition counts of all topics whose partitions have leaders."""
+        return {name: len(topic.partitions) for name, topic in self._topics().items()}
+
+    def _with_leaders(self) -> set[str]:
+        """Topics that can be written and read now: each of their partitions has a leader."""
+        return {
+            name
+            for name, topic in self._topics().items()
+            if topic.partitions and all(partition.leader >= 0 for partition in topic.partitions.values())
+        }
+
+    def _topics(self) -> dict[str, TopicMetadata]:
         try:
-            metadata = self._client.list_topics(timeout=TIMEOUT_S)
+            return self._client.list_topics(timeout=TIMEOUT_S).topics
         except KafkaException as error:
             raise self._unreachable(error.args[0].str()) from None
-        return {
-            name: len(topic.partitions)
-            for name, topic in metadata.topics.items()
-            if topic.error is None and all(p.leader >= 0 for p in topic.partitions.values())
-        }
 
     def _outcome(self, future: Future[Any]) -> tuple[Any, KafkaError | None]:
         """The value, or the broker's refusal; no answer at all is raised."""
@@ -376,7 +375,7 @@ class _Admin:
         self._client.poll(0)
         detail = f"{reason}; {self._last_error}" if self._last_error else reason
         return KafkaUnreachable(
-            f"Kafka does not answer at {self._servers} ({detail}). Check STOCKFLOW_BOOTSTRAP_SERVERS, that the broker "
-            "runs, that the addresses in its advertised.listeners can be reached from here, and, for a secured "
-            "broker, STOCKFLOW_KAFKA__SECURITY_PROTOCOL and what belongs to it."
+            f"Kafka does not answer at {self._servers} ({detail}). Check STOCKFLOW_BOOTSTRAP_SERVERS, that the "
+            "broker runs, that the addresses in its advertised.listeners can be reached from here, and, for a "
+            "secured broker, STOCKFLOW_KAFKA__SECURITY_PROTOCOL and what belongs to it."
         )

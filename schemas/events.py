@@ -60,7 +60,7 @@ _TYPES_BY_TOPIC = {name: sorted(kind for kind, topic in _TOPIC_OF_TYPE.items() i
 
 def type_of(event: Message) -> str:
     """The wire `type` of a message."""
-    return event.__struct_config__.tag  # type: ignore[return-value]
+    return str(event.__struct_config__.tag)
 
 
 def decode(topic: int, value: bytes | None, timestamp_us: int) -> events.StockFact | Refusal:
@@ -81,7 +81,7 @@ def decode(topic: int, value: bytes | None, timestamp_us: int) -> events.StockFa
     if len(value) > EVENT_BYTES_MAX:
         return Refusal("too_large", f"{len(value)} bytes; an event has at most {EVENT_BYTES_MAX}")
     try:
-        event = _KEYED_DECODERS[topic].decode(value)
+        event: Any = _KEYED_DECODERS[topic].decode(value)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         return explain(KEYED_INPUTS[topic].name, value, error)
     if event.__class__ not in SUPPORTED:
@@ -93,12 +93,14 @@ def decode(topic: int, value: bytes | None, timestamp_us: int) -> events.StockFa
         refusal = _check_more(event, timestamp_us)
         if refusal is not None:
             return refusal
-    if len(event.id) > ID_LENGTH_MAX or len(event.source) > ID_LENGTH_MAX or not event.id or not event.source:
-        return _bad_id("id or source")
+    if not 0 < len(event.id) <= ID_LENGTH_MAX:
+        return _bad_id("id", event.id)
+    if not 0 < len(event.source) <= ID_LENGTH_MAX:
+        return _bad_id("source", event.source)
     for name in ("reservation", "line", "order_line"):
         text = getattr(event, name, None)
         if text is not None and not _is_id(text):
-            return _bad_id(name)
+            return _bad_id(name, text)
     return event  # type: ignore[no-any-return]
 
 
@@ -126,7 +128,7 @@ def decode_setting(key: bytes | None, value: bytes) -> Message | Refusal:
             "bad_field", f"location {setting.location[:140]!r} is not 1-128 characters without | or controls"
         )
     if isinstance(setting, events.PolicySet | events.PolicyRemoved) and not _is_id(setting.policy):
-        return _bad_id("policy")
+        return _bad_id("policy", setting.policy)
     if isinstance(setting, events.PolicySet):
         missing = unsupported(setting)
         if missing is not None:
@@ -199,5 +201,7 @@ def _is_id(text: str) -> bool:
     return 0 < len(text) <= ID_LENGTH_MAX and not _CONTROL.search(text)
 
 
-def _bad_id(name: str) -> Refusal:
-    return Refusal("limit", f"{name} must have 1 to {ID_LENGTH_MAX} characters and no control characters")
+def _bad_id(name: str, text: str) -> Refusal:
+    if len(text) > ID_LENGTH_MAX:
+        return Refusal("limit", f"{name} has {len(text)} characters, at most {ID_LENGTH_MAX} are kept")
+    return Refusal("bad_field", f"{name} {text!r} is empty or has control characters")

@@ -6,7 +6,7 @@ The ledger neither reads a clock nor does I/O. It says what happened by return v
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import msgspec
 import xxhash
@@ -163,7 +163,7 @@ class Ledger:
         _heard(balance, topic, occurred_us)
         if effect.hold is not None or effect.line is not None:
             self._tell_orders(event, effect, topic, offset)
-        if outcome == APPLIED or effect.states:
+        if outcome == APPLIED or effect.states or balance.cause is None:
             _set_cause(balance, event, occurred_us)
             self._step_band(key, balance)
         self._dirty[key] = None
@@ -187,6 +187,13 @@ class Ledger:
         sku, _, location = key.partition("|")
         return view(self.balance(key), self.commitments.units(key), self.policies.terms(sku, location))
 
+    def differs(self, key: str, digest_of: Callable[[View], int]) -> bool:
+        """Whether what holds at a known key now is not what was last acknowledged; leaves idle balances packed."""
+        balance = self._active.get(key) or unpack(self._idle[key])
+        sku, _, location = key.partition("|")
+        seen = view(balance, self.commitments.units(key), self.policies.terms(sku, location))
+        return digest_of(seen) != balance.digest
+
     def settle(self, key: str) -> tuple[View, Balance]:
         """The view of a known key, its LOW bits brought up to it, and its balance."""
         balance = self.balance(key)
@@ -197,6 +204,14 @@ class Ledger:
             self._dirty[key] = None
         return seen, balance
 
+    def publishing(self, key: str) -> Cause | None:
+        """The cause to publish a key's record with; the next fact then names a new one."""
+        balance = self.balance(key)
+        if balance.flags & CAUSE_PINNED:
+            balance.flags &= ~CAUSE_PINNED
+            self._dirty[key] = None
+        return balance.cause
+
     def acknowledge(self, key: str, digest: int, statuses: int) -> None:
         """Note what the topic now says of a key; a change becomes durable with the next flush."""
         balance = self.balance(key)
@@ -204,6 +219,16 @@ class Ledger:
             balance.digest = digest
             balance.published = statuses
             self._dirty[key] = None
+
+    def rewrite(self, key: str) -> None:
+        """Write this state key again with the next flush: what stands on the topic is not ours."""
+        if key in self:
+            self.balance(key)
+            self._dirty[key] = None
+        elif is_order_key(key):
+            self.commitments.rewrite(key)
+        elif key.startswith(JOURNAL_PREFIX):
+            self.recent.rewrite(int(key.removeprefix(JOURNAL_PREFIX)))
 
     def set_cause(self, key: str, cause: Cause) -> None:
         """Note a cause that is no fact of this balance, such as a policy."""
@@ -273,11 +298,7 @@ class Ledger:
         for row in self.recent.restore(chunks):
             self._restore_row(row)
         for key in rewrite:
-            if key in records:
-                self.balance(key)
-                self._dirty[key] = None
-            elif is_order_key(key):
-                self.commitments.rewrite(key)
+            self.rewrite(key)
 
     # Inside
 
@@ -410,7 +431,7 @@ def _heard(balance: Balance, topic: int, occurred_us: int) -> None:
 def _set_cause(balance: Balance, event: StockFact, occurred_us: int) -> None:
     """Name the cause of the next record; a receipt or return stays until it is published, for backorder releasers."""
     kept = type(event) in _KEPT_CAUSES
-    if balance.flags & CAUSE_PINNED and not kept:
+    if balance.cause is not None and balance.flags & CAUSE_PINNED and not kept:
         return
     balance.cause = (type(event).__struct_config__.tag, event.id, event.source, occurred_us)  # type: ignore[assignment]
     balance.flags = balance.flags | CAUSE_PINNED if kept else balance.flags

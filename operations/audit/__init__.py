@@ -1,4 +1,4 @@
-"""The audit: an independent recomputation from the log, compared with the topic and the view; never a repair."""
+"""The audit: what should be there, recomputed from the log, against what is there; never a repair."""
 
 from operations.audit.log import AuditImpossible
 from operations.audit.report import AuditReport, render

@@ -16,6 +16,7 @@ from operations.audit.published import COMPARED_FIELDS, Entry, Key
 from operations.audit.recompute import KEY, Recomputed
 from operations.audit.report import Findings
 from schemas import topics
+from schemas.state import UnknownFormat
 
 
 class Outcomes(Protocol):
@@ -129,7 +130,11 @@ def compare_outcomes(
             if any(part.end > part.start for part in parts):
                 findings.add("outcomes", f"partition {partition} has input, but no outcomes were stored")
             continue
-        outcomes = decode(value)
+        try:
+            outcomes = decode(value)
+        except (UnknownFormat, msgspec.MsgspecError) as error:
+            findings.add("outcomes", f"partition {partition} has outcomes that cannot be read: {error}")
+            continue
         sums.update(outcomes.totals)
         for text in (
             *_unlike_positions(outcomes, parts, partition),
@@ -156,9 +161,7 @@ def _unlike_totals(
     outcomes: Outcomes, parts: Sequence[Extent], refused: int, duplicates: int, applied: int
 ) -> Iterator[str]:
     totals = outcomes.totals
-    consumed = sum(
-        max(0, position - part.start) for part, position in zip(parts, outcomes.positions, strict=True)
-    )
+    consumed = sum(max(0, position - part.start) for part, position in zip(parts, outcomes.positions, strict=True))
     if sum(totals.values()) != consumed:
         yield f"accounts for {sum(totals.values())} records, but consumed {consumed}"
     effective = totals.get("applied", 0) + totals.get("absorbed", 0) + totals.get("echo", 0)

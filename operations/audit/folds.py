@@ -129,9 +129,7 @@ def allocations(facts: pl.DataFrame) -> list[Allocated]:
         for row in rows:
             order_line.fold(row)
         found.extend(
-            Allocated(str(sku), location, cell.left)
-            for location, cell in order_line.cells.items()
-            if cell.left > 0
+            Allocated(str(sku), location, cell.left) for location, cell in order_line.cells.items() if cell.left > 0
         )
     return found
 

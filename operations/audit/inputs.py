@@ -70,9 +70,7 @@ class DeadLetters:
         return Counter(
             partition
             for topic, partition, offset in self._letters
-            if topic in TOPIC_ORDER
-            and partition in extents[topic]
-            and offset >= extents[topic][partition].start
+            if topic in TOPIC_ORDER and partition in extents[topic] and offset >= extents[topic][partition].start
         )
 
     def report_unmatched(self, extents: Extents) -> None:
@@ -81,9 +79,7 @@ class DeadLetters:
             extent = extents[topic].get(partition)
             # A compacted log loses overwritten records, a log with retention its oldest.
             if extent is None or offset >= extent.end or (topic not in _COMPACTED and offset >= extent.start):
-                self._findings.add(
-                    "dead letters", f"a letter is about {topic}[{partition}]@{offset}, not there"
-                )
+                self._findings.add("dead letters", f"a letter is about {topic}[{partition}]@{offset}, not there")
 
 
 class Inputs:

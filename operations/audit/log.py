@@ -108,9 +108,7 @@ class Log:
             AuditImpossible: the broker reports an error, or nothing arrives for `SILENCE_S_MAX`.
         """
         name = self._topic_name(topic)
-        missing = {
-            partition: extent.end for partition, extent in extents.items() if extent.end > extent.start
-        }
+        missing = {partition: extent.end for partition, extent in extents.items() if extent.end > extent.start}
         total = sum(extents[partition].end - extents[partition].start for partition in missing)
         if not missing:
             return
@@ -119,11 +117,7 @@ class Log:
         heard_at = time.monotonic()
         while missing:
             messages = self._consumer.consume(BATCH_RECORDS, POLL_S)
-            batch = [
-                record
-                for message in messages
-                if (record := _take(topic, message, missing, headers)) is not None
-            ]
+            batch = [record for message in messages if (record := _take(topic, message, missing, headers)) is not None]
             if messages:
                 heard_at = time.monotonic()
             elif time.monotonic() - heard_at > SILENCE_S_MAX:

@@ -1,4 +1,4 @@
-"""What the pipeline has published: the newest record of each key on the topic, and the Redis view; never judged here."""
+"""What was published: the newest record of each key on the topic, and the view; never judged here."""
 
 from __future__ import annotations
 
@@ -42,19 +42,19 @@ _version_decoder = msgspec.json.Decoder(_Version)
 
 
 class Entry(NamedTuple):
-    """The newest record of one key."""
+    """The newest record of one key; its value is empty once the key is delisted."""
 
     version: int
     value: bytes
 
 
 class Published:
-    """The availability topic as a reader keeps it: the newest version per key, nothing where null came later."""
+    """The availability topic as a reader keeps it: the newest version per key; null removes the key."""
 
     def __init__(self, partitions: int, findings: Findings) -> None:
         self._partitions = partitions
         self._findings = findings
-        self._newest: dict[Key, Entry | None] = {}
+        self._newest: dict[Key, Entry] = {}
         self._stale: dict[Key, str] = {}
 
     def add(self, batch: Iterable[LogRecord]) -> None:
@@ -63,8 +63,10 @@ class Published:
             key = self._key(record)
             if key is None:
                 continue
+            known = self._newest.get(key)
             if record.value is None:
-                self._newest[key] = None
+                # Versions go on after a delisting, so the last one is remembered.
+                self._newest[key] = Entry(-1 if known is None else known.version, b"")
                 self._stale.pop(key, None)
                 continue
             try:
@@ -72,7 +74,6 @@ class Published:
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
                 self._findings.add("availability topic", f"{_where(record)} is not a record: {error}")
                 continue
-            known = self._newest.get(key)
             if known is None or version > known.version:
                 self._newest[key] = Entry(version, record.value)
                 self._stale.pop(key, None)
@@ -81,7 +82,7 @@ class Published:
 
     def entries(self) -> dict[Key, Entry]:
         """The newest record of every key that is not delisted."""
-        return {key: entry for key, entry in self._newest.items() if entry is not None}
+        return {key: entry for key, entry in self._newest.items() if entry.value}
 
     def report_stale(self) -> None:
         """Adds a difference for each key of which an older version is the last word of the log."""
@@ -98,9 +99,7 @@ class Published:
                 self._findings.add("availability topic", f"{sku}|{location} is not a record: {error}")
                 continue
             if (record.sku, record.location) != (sku, location):
-                self._findings.add(
-                    "availability topic", f"{sku}|{location} holds {record.sku}|{record.location}"
-                )
+                self._findings.add("availability topic", f"{sku}|{location} holds {record.sku}|{record.location}")
             rows.append((sku, location, *(_plain(record, name) for name in COMPARED_FIELDS)))
         return pl.DataFrame(rows, schema=PUBLISHED_SCHEMA, orient="row")
 
@@ -112,9 +111,7 @@ class Published:
             self._findings.add("availability topic", f"{_where(record)} has the key {text!r}")
             return None
         if topics.partition_of(sku, self._partitions) != record.partition:
-            self._findings.add(
-                "availability topic", f"{_where(record)} stands in a foreign partition: {text}"
-            )
+            self._findings.add("availability topic", f"{_where(record)} is in a foreign partition: {text}")
             return None
         return sku, location
 

@@ -135,9 +135,7 @@ def _committed(first: pl.DataFrame, moment: Moment) -> tuple[pl.DataFrame, froze
     rows = [
         (sku, location, alternative, units)
         for sku, location in firm.keys() | ending.keys()
-        for alternative, units in enumerate(
-            _legal_sums(firm.get((sku, location), 0), ending.get((sku, location), ()))
-        )
+        for alternative, units in enumerate(_legal_sums(firm.get((sku, location), 0), ending.get((sku, location), ())))
     ]
     schema = {
         "sku": pl.String(),

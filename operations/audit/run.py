@@ -4,8 +4,8 @@ The outputs are read first, close to the moment that the caller names, because h
 after them, up to the ends seen at the start. The pipeline should be at rest: whatever it has not yet read or
 published is reported as a difference.
 
-Two horizons of the pipeline are not modelled: a repeat later than the dedup horizon, and a count older than what
-the movement log still holds, both of which need more than a day of lateness, show as differences.
+Two horizons of the pipeline are not modelled: a repeat that comes after the dedup horizon, and a count older than
+what the movement log still holds, show as differences.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from operations.audit.recompute import Moment, Recomputed, recompute
 from operations.audit.report import AuditReport, Findings
 from schemas import topics
 from schemas.records import micros
+from schemas.state import decode_outcomes
 
 SETTLE_S = 2.0  # A hold that ends this close to the moment of reading may be seen open or ended.
-OUTCOMES_KEY = b"|outcomes"  # Stored. Changing this needs a migration.
+OUTCOMES_KEY = b"|outcomes"
 
 _SAME_PARTITIONS = (*topics.KEYED_INPUTS, topics.AVAILABILITY, topics.DEAD_LETTERS, topics.STOCK_STATE)
 
@@ -36,7 +37,7 @@ def audit(
     redis_url: str | None,
     now: datetime,
     progress: Progress | None = None,
-    decode_outcomes: DecodeOutcomes | None = None,
+    decode_outcomes: DecodeOutcomes = decode_outcomes,
 ) -> AuditReport:
     """Recompute every balance from the input log and compare it with the topic and with Redis.
 
@@ -46,7 +47,7 @@ def audit(
         redis_url: where the view is; None leaves it out of the comparison.
         now: the time, timezone-aware, that decides which holds are open.
         progress: called with a label, the records done and the records to do.
-        decode_outcomes: reads the stored outcomes of a partition; by default the state topic's own codec.
+        decode_outcomes: reads the stored outcomes of a partition: the state topic's own codec.
 
     Returns:
         Counts and differences; `equal` is the verdict.
@@ -83,8 +84,7 @@ def audit(
     published.report_stale()
     if view is not None:
         compare_view(published.entries(), view, recomputed.in_flux, findings)
-    decode = _state_codec() if decode_outcomes is None else decode_outcomes
-    reported = compare_outcomes(outcomes, decode, extents, dead, recomputed, findings)
+    reported = compare_outcomes(outcomes, decode_outcomes, extents, dead, recomputed, findings)
     return AuditReport(
         events=inputs.facts_read,
         settings=inputs.settings_read,
@@ -115,15 +115,7 @@ def _outcomes(log: Log, extents: Extents, progress: Progress | None) -> dict[int
     return found
 
 
-def _state_codec() -> DecodeOutcomes:
-    from schemas.state import decode_outcomes
-
-    return decode_outcomes
-
-
-def _counts(
-    recomputed: Recomputed, dead: DeadLetters, extents: Extents, reported: Mapping[str, int]
-) -> dict[str, int]:
+def _counts(recomputed: Recomputed, dead: DeadLetters, extents: Extents, reported: Mapping[str, int]) -> dict[str, int]:
     return {
         "applied": sum(recomputed.applied.values()),
         "duplicate": sum(recomputed.duplicates.values()),

@@ -261,9 +261,7 @@ class Shelf:
         self._tell(at, ORDER_RESERVATIONS, OrderFulfilled, "fulfilled", "oms", order_line=order_line, units=units)
 
     def _deallocate(self, order_line: str, units: int, at: float) -> None:
-        self._tell(
-            at, ORDER_RESERVATIONS, OrderDeallocated, "deallocated", "oms", order_line=order_line, units=units
-        )
+        self._tell(at, ORDER_RESERVATIONS, OrderDeallocated, "deallocated", "oms", order_line=order_line, units=units)
 
     # In the back room
 
@@ -275,9 +273,7 @@ class Shelf:
 
     def _void_shipment(self, order_line: str, units: int, at: float) -> None:
         self._on_hand += units
-        self._tell(
-            at, WMS_MOVEMENTS, WmsShipmentVoided, "unshipped", self._wms, order_line=order_line, units=units
-        )
+        self._tell(at, WMS_MOVEMENTS, WmsShipmentVoided, "unshipped", self._wms, order_line=order_line, units=units)
         self._at(at + self._random.uniform(0.5, 4), partial(self._ship, order_line, units, False))
 
     def _receive(self, at: float, units: int) -> None:

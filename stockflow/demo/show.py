@@ -63,7 +63,9 @@ class Screen:
             console=console,
         )
         self._task = self._progress.add_task("starting", total=planned)
-        self._live = Live(console=console, refresh_per_second=REFRESH_PER_S, transient=True) if console.is_terminal else None
+        self._live = (
+            Live(console=console, refresh_per_second=REFRESH_PER_S, transient=True) if console.is_terminal else None
+        )
         self._next_line_s = 0.0
         self._phase = ""
 

@@ -157,9 +157,7 @@ class KafkaBroker(OwnedServer):
         cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "A")
         arguments = ["format", "-t", cluster, "-c", str(self._properties_file), *self._format_arguments]
         command = self._java_command("-Xmx128m", "-XX:+UseSerialGC", "kafka.tools.StorageTool", *arguments)
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         if done.returncode != 0:
             shutil.rmtree(self._data, ignore_errors=True)
             raise ServerUnavailable(f"{self.description}: storage not formatted:\n{_tail(done.stdout)}")

@@ -184,7 +184,11 @@ class OwnedServer:
         return "\n".join(self.log_file.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
 
     def __enter__(self: Server) -> Server:
-        return self.start()
+        try:
+            return self.start()
+        except ServerUnavailable:
+            self.close()
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

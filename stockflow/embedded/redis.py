@@ -32,9 +32,7 @@ class RedisServer(OwnedServer):
     name = "redis"
     start_timeout_s = 20.0
 
-    def __init__(
-        self, *, folder: Path | None = None, durable: bool = False, arguments: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, *, folder: Path | None = None, durable: bool = False, arguments: Sequence[str] = ()) -> None:
         """Find the program; nothing is started yet.
 
         Raises:
@@ -60,11 +58,7 @@ class RedisServer(OwnedServer):
         return [
             *(self._program, "--port", str(self.port), "--bind", LOOPBACK, "--daemonize", "no"),
             *("--dir", str(self.folder), "--save", ""),
-            *(
-                ["--appendonly", "yes", "--appendfsync", "always"]
-                if self._durable
-                else ["--appendonly", "no"]
-            ),
+            *(["--appendonly", "yes", "--appendfsync", "always"] if self._durable else ["--appendonly", "no"]),
             *self._arguments,
         ]
 

@@ -1,0 +1,490 @@
+"""Keeps the Redis view equal to `availability.v1`, from a thread of its own; never delays or stops the pipeline.
+
+The view is fed with acknowledged records only, so it never shows what the topic does not have. What it may have
+missed (Redis down, wiped, failed over to an older replica, a backlog that grew too large, a takeover) it reads again
+from the topic, beginning at the marker that Redis itself holds: `stockflow:view:<partition>` says that all records of
+the partition below its offset have been written. A marker moves only after the writes that it claims, on the same
+connection, and only from the text that was seen there last.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+import structlog
+
+from sinks.view_store import Marker, RedisStore, StoreUnavailable, ViewStore
+from sinks.view_sync import Batch, TopicReader
+
+MARK_INTERVAL_S = 1.0  # How much is read again after a failover, and how soon a wipe is noticed.
+GATHER_S = 0.002  # A burst of changes to one key becomes one write; below what a reader of the view can see.
+RECORDS_PER_TRIP = 1_600  # One pipelined round trip: about 1 MB, so that even a slow server answers in time.
+BACKOFF_S_MIN = 0.1
+BACKOFF_S_MAX = 2.0
+
+
+class _State(Enum):
+    UNKNOWN = "its marker must be read"
+    BEHIND = "waits to be read again"
+    READING = "is being read again"
+    CAUGHT_UP = "has been read again, but no marker says so yet"
+    CURRENT = "its marker is ours and moves on"
+    OUTRANKED = "its marker is from a newer owner"
+
+
+@dataclass(eq=False)
+class _Share:
+    """One owned partition. `accepting`, `lost` and `high` belong to the lock, all else to the thread."""
+
+    partition: int
+    generation: int
+    accepting: bool = True
+    lost: bool = False  # Some of its pending records were dropped.
+    high: int = -1  # The highest offset delivered.
+    state: _State = _State.UNKNOWN
+    must_read: bool = False  # Even a marker that is ours does not cover what was written since.
+    marker: Marker | None = None  # As last confirmed by Redis.
+    asked: Marker | None = None  # As last asked for; Redis may have it without our knowing.
+    written: int = -1  # All deliveries up to this offset have been written since the connection was opened.
+    position: int | None = None  # All records below this have been written, says the reading.
+    reading: Iterator[Batch] | None = None
+    read_from: int | None = None
+    must_reach: int = -1  # The reading is incomplete unless it passes this offset.
+    retry_at: float = 0.0
+    records: int = 0
+    live: dict[str, int] = field(default_factory=dict)  # Keys delivered and written while reading, with offset.
+
+
+_Pending = dict[str, tuple[_Share, bytes | None, int, int]]  # key -> share, value, offset, input timestamp
+
+
+class ViewStats:
+    """What the view did and how it is; written by its thread, read by anyone."""
+
+    def __init__(self, backlog: Callable[[], int]) -> None:
+        self._backlog = backlog
+        self.connected = False
+        self.writes = 0
+        self.refused_older = 0
+        self.resyncs = 0
+        self.dropped = 0
+        self.errors = 0
+        self.last_error: str | None = None
+
+    @property
+    def backlog(self) -> int:
+        """Keys whose newest acknowledged value is not written yet."""
+        return self._backlog()
+
+
+class RedisView:
+    """The view of one process: `own`, `disown` and `delivered` from the main thread, all else from its own thread.
+
+    None of the three blocks on Redis or Kafka or raises. Redis being down, slow, wiped or failed over is never an
+    error of the caller: it shows in `stats` and in the log, once per change. Replaying deliveries changes nothing.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        read_topic: TopicReader,
+        *,
+        pending_max: int = 100_000,
+        clock: Callable[[], float] = time.monotonic,
+        observe: Callable[[int, int], None] | None = None,
+        log: Any = None,
+        wall: Callable[[], float] = time.time,
+        store: ViewStore | None = None,
+    ) -> None:
+        self.stats = ViewStats(lambda: len(self._pending) + self._in_flight)
+        self._read_topic = read_topic
+        self._pending_max = pending_max
+        self._clock = clock
+        self._wall = wall
+        self._observe = observe
+        self._log = structlog.get_logger("redis_view") if log is None else log
+        self._store: ViewStore = RedisStore(url) if store is None else store
+        self._lock = threading.Lock()
+        self._shares: dict[int, _Share] = {}
+        self._pending: _Pending = {}
+        self._unmarked: _Pending = {}  # Written, but no marker covers it yet: written again on a new connection.
+        self._in_flight = 0
+        self._mark_at = 0.0
+        self._trouble: str | None = None
+        self._wake = threading.Event()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="redis-view", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread; Redis need not be there yet."""
+        self._thread.start()
+
+    def stop(self, flush_timeout_s: float) -> None:
+        """Write what is pending and move the markers, within a time; give up at once if Redis does not answer.
+
+        Nothing is lost by giving up: the next owner reads on from the markers.
+        """
+        self._stopping.set()
+        self._wake.set()
+        self._thread.join(flush_timeout_s)
+        if self._thread.is_alive():
+            self._log.warning("redis view stopped before all was written", backlog=self.stats.backlog)
+
+    def own(self, partition: int, generation: int) -> None:
+        """The partition was taken over: read it again from its marker, then keep it current."""
+        with self._lock:
+            self._shares[partition] = _Share(partition, generation)
+            self._forget(partition)
+        self._wake.set()
+
+    def disown(self, partition: int) -> None:
+        """The partition was revoked: nothing more of it is written, but for a call that is on the wire."""
+        with self._lock:
+            self._shares.pop(partition, None)
+            self._forget(partition)
+
+    def delivered(
+        self, partition: int, key: str, value: bytes | None, offset: int, input_timestamp_ms: int
+    ) -> None:
+        """A record was acknowledged on `availability.v1`; offsets of one partition come in order.
+
+        Costs a lock and a dict write. Records of a partition that is not owned are ignored.
+        """
+        with self._lock:
+            share = self._shares.get(partition)
+            if share is None:
+                return
+            share.high = offset
+            if not share.accepting:
+                return
+            pending = self._pending
+            pending[key] = (share, value, offset, input_timestamp_ms)
+            size = len(pending)
+            if size == 1:
+                self._wake.set()
+            elif size > self._pending_max:
+                self._drop_backlog()
+
+    def _forget(self, partition: int) -> None:
+        """Drop what is pending of a partition. The lock is held."""
+        self._pending = {key: entry for key, entry in self._pending.items() if entry[0].partition != partition}
+
+    def _drop_backlog(self) -> None:
+        """Let go of all pending records and remember which partitions must be read again. The lock is held."""
+        for share in {entry[0] for entry in self._pending.values()}:
+            share.lost = True
+            share.accepting = False
+        self.stats.dropped += len(self._pending)
+        self._pending = {}
+
+    # From here on: the thread.
+
+    def _run(self) -> None:
+        failures = 0
+        while True:
+            last = self._stopping.is_set()
+            try:
+                self._turn(last)
+            except StoreUnavailable as error:
+                self._suspend(str(error))
+            except Exception as error:  # noqa: BLE001  A bug here may neither stop the pipeline nor end the view.
+                self._log.exception("redis view failed, starts over")
+                self._suspend(f"{type(error).__name__}: {error}")
+            else:
+                failures = 0
+                if not last:
+                    self._rest()
+                    continue
+            if last:
+                break
+            failures += 1
+            self._stopping.wait(self._backoff_s(failures))
+        for share in self._owned():
+            self._end_reading(share)
+        self.stats.connected = False
+        self._store.close()
+
+    def _turn(self, last: bool) -> None:
+        """One round: connect, decide what must be read again, write what is pending, read on, mark."""
+        if not self.stats.connected:
+            self._store.connect()
+            self.stats.connected = True
+        self._judge_unknown()
+        self._flush()
+        if not last:
+            self._read_on()
+        if last or self._clock() >= self._mark_at or len(self._unmarked) > self._pending_max:
+            self._mark()
+        if self._trouble is not None:
+            self._log.info("redis view is back", backlog=self.stats.backlog)
+            self._trouble = None
+
+    def _rest(self) -> None:
+        """Wait for work; then a moment longer, so that a burst is written as one."""
+        now = self._clock()
+        if not self._pending:
+            states = [share for share in self._owned() if share.state is not _State.CURRENT]
+            if any(share.state is _State.READING or share.retry_at <= now for share in states if _reads(share)):
+                return
+            self._wake.wait(max(0.0, min([self._mark_at, *(s.retry_at for s in states if _reads(s))]) - now))
+        self._wake.clear()
+        self._stopping.wait(GATHER_S)
+
+    def _backoff_s(self, failures: int) -> float:
+        """Doubles up to a cap; the jitter keeps many processes from returning at the same moment."""
+        return min(BACKOFF_S_MAX, BACKOFF_S_MIN * 2 ** min(failures - 1, 10)) * random.uniform(0.5, 1.0)
+
+    def _owned(self) -> list[_Share]:
+        with self._lock:
+            return list(self._shares.values())
+
+    def _is_current(self, share: _Share) -> bool:
+        return self._shares.get(share.partition) is share and share.state is not _State.OUTRANKED
+
+    def _suspend(self, error: str) -> None:
+        """The connection is gone, and with it the certainty of everything that no marker covers."""
+        self.stats.connected = False
+        self.stats.errors += 1
+        self.stats.last_error = error
+        kind = error.partition(" ")[0]
+        if kind != self._trouble:
+            self._trouble = kind
+            self._log.warning("redis view cannot write, keeps trying", error=error)
+        self._store.close()
+        self._in_flight = 0
+        unmarked, self._unmarked = self._unmarked, {}
+        self._put_back(unmarked)
+        for share in self._owned():
+            self._end_reading(share)
+            if share.state is not _State.OUTRANKED:
+                share.must_read = share.must_read or share.state not in (_State.CURRENT, _State.UNKNOWN)
+                share.state = _State.UNKNOWN
+            share.written = -1
+
+    def _put_back(self, entries: _Pending) -> None:
+        """Make written or half-written records pending again, unless newer ones of their keys are."""
+        older = {key: entry for key, entry in entries.items() if self._is_current(entry[0])}
+        with self._lock:
+            merged = {**older, **self._pending} if older else self._pending
+            self._pending = {
+                key: entry for key, entry in merged.items() if self._shares.get(entry[0].partition) is entry[0]
+            }
+            if len(self._pending) > self._pending_max:
+                self._drop_backlog()
+
+    def _judge_unknown(self) -> None:
+        """Read the markers of partitions that need it, and decide for each whether it must be read again."""
+        with self._lock:
+            for share in self._shares.values():
+                if share.lost:
+                    share.lost = False
+                    share.accepting = True
+                    share.must_read = True
+                    share.state = _State.UNKNOWN
+        unknown = [share for share in self._owned() if share.state is _State.UNKNOWN]
+        if not unknown:
+            return
+        markers = self._store.read_markers([share.partition for share in unknown])
+        for share in unknown:
+            self._end_reading(share)
+            self._judge(share, markers[share.partition])
+
+    def _judge(self, share: _Share, found: Marker | None) -> None:
+        if found is not None and found.generation > share.generation:
+            self._stand_aside(share, found)
+            return
+        ours = found is not None and found in (share.marker, share.asked)
+        if ours and not share.must_read:
+            share.marker = found
+            share.state = _State.CURRENT
+            return
+        if found is not None and share.marker is not None:
+            share.read_from = min(found.offset, share.marker.offset)
+        else:
+            share.read_from = None if found is None else found.offset
+        if share.marker is not None and not ours:
+            self._log.warning(
+                "redis view lost records, reads them again", partition=share.partition, offset=share.read_from
+            )
+        share.must_read = False
+        share.marker = found
+        share.position = None
+        share.state = _State.BEHIND
+        share.retry_at = 0.0
+
+    def _stand_aside(self, share: _Share, found: Marker) -> None:
+        """Write nothing while a newer owner's marker stands; if that is stale, removing it is enough."""
+        share.state = _State.OUTRANKED
+        with self._lock:
+            share.accepting = False
+            self._forget(share.partition)
+        self.stats.errors += 1
+        self.stats.last_error = (
+            f"partition {share.partition}: generation {found.generation} wrote the view, ours is {share.generation}"
+        )
+        self._log.error(
+            "redis view has a newer owner; if this is wrong (Kafka was set up anew), flush the old view from Redis",
+            partition=share.partition,
+            generation=share.generation,
+            found=found.generation,
+        )
+
+    def _flush(self) -> None:
+        """Write the newest pending value of each key."""
+        with self._lock:
+            batch = self._pending
+            if not batch:
+                return
+            self._pending = {}
+            self._in_flight = len(batch)
+            highs = [(share, share.high) for share in self._shares.values() if share.accepting]
+        keys = list(batch)
+        for start in range(0, len(keys), RECORDS_PER_TRIP):
+            trip = [(key, batch[key]) for key in keys[start : start + RECORDS_PER_TRIP]]
+            trip = [(key, entry) for key, entry in trip if self._is_current(entry[0])]
+            try:
+                self._write([(key, entry[1]) for key, entry in trip])
+            except StoreUnavailable:
+                self._put_back({key: batch[key] for key in keys[start:]})
+                raise
+            self._in_flight -= len(keys[start : start + RECORDS_PER_TRIP])
+            self._unmarked.update(trip)
+            now_ms = int(self._wall() * 1000)
+            for key, (share, _, offset, input_timestamp_ms) in trip:
+                if share.reading is not None:
+                    share.live[key] = offset
+                if self._observe is not None:
+                    self._observe(input_timestamp_ms, now_ms)
+        self._in_flight = 0
+        for share, high in highs:
+            share.written = high
+
+    def _write(self, changes: list[tuple[str, bytes | None]]) -> None:
+        if changes:
+            refused = self._store.write(changes)
+            self.stats.writes += len(changes) - refused
+            self.stats.refused_older += refused
+
+    def _read_on(self) -> None:
+        """Write the next batch of the partition that is being read again, or begin with the next one."""
+        now = self._clock()
+        waiting = [share for share in self._owned() if _reads(share)]
+        share = min(waiting, key=lambda s: (s.state is not _State.READING, s.retry_at, s.partition), default=None)
+        if share is None or (share.reading is None and share.retry_at > now):
+            return
+        try:
+            batch = self._next_batch(share)
+        except Exception as error:  # noqa: BLE001  The reader is a stranger's code; the view tries it again later.
+            self._reading_failed(share, f"{type(error).__name__}: {error}")
+            return
+        if batch is None:
+            self._reading_ended(share)
+            return
+        newest = {key: (value, offset) for key, value, offset in batch}
+        changes = [(k, value) for k, (value, offset) in newest.items() if share.live.get(k, -1) < offset]
+        for start in range(0, len(changes), RECORDS_PER_TRIP):
+            if not self._is_current(share):
+                self._end_reading(share)
+                return
+            self._write(changes[start : start + RECORDS_PER_TRIP])
+        if batch:
+            share.records += len(batch)
+            share.position = batch[-1][2] + 1
+        if len(share.live) > self._pending_max:
+            share.must_read = True
+            share.state = _State.UNKNOWN
+
+    def _next_batch(self, share: _Share) -> Batch | None:
+        if share.reading is None:
+            with self._lock:
+                share.must_reach = share.high
+            self.stats.resyncs += 1
+            share.records = 0
+            share.live = {}
+            share.state = _State.READING
+            share.reading = iter(self._read_topic.read(share.partition, share.read_from))
+        return next(share.reading, None)
+
+    def _reading_failed(self, share: _Share, error: str) -> None:
+        """Begin again after a while; said once until a reading succeeds."""
+        self._end_reading(share)
+        share.state = _State.BEHIND
+        share.retry_at = self._clock() + BACKOFF_S_MAX
+        self.stats.errors += 1
+        self.stats.last_error = error
+        if share.position is not None:
+            share.read_from = share.position
+        self._log.warning("redis view cannot read the topic, tries again", partition=share.partition, error=error)
+
+    def _reading_ended(self, share: _Share) -> None:
+        self._end_reading(share)
+        if share.position is None:
+            share.position = share.read_from or 0
+        if share.position <= share.must_reach:
+            self._reading_failed(share, f"read to offset {share.position}, but {share.must_reach} was acknowledged")
+            return
+        share.state = _State.CAUGHT_UP
+        self._mark_at = 0.0
+        self._log.info(
+            "redis view caught up",
+            partition=share.partition,
+            offset_from=share.read_from,
+            offset_to=share.position,
+            records=share.records,
+        )
+
+    def _end_reading(self, share: _Share) -> None:
+        reading, share.reading = share.reading, None
+        share.live = {}
+        close = getattr(reading, "close", None)
+        if close is not None:
+            close()
+
+    def _mark(self) -> None:
+        """Move the markers to what has been written; one that is not as we left it makes its partition unknown."""
+        self._mark_at = self._clock() + MARK_INTERVAL_S
+        moves = {}
+        for share in self._owned():
+            if share.state is _State.OUTRANKED:
+                self._look_again(share)
+            elif share.state is _State.READING and share.position is not None:
+                moves[share.partition] = (share, Marker(share.generation, share.position))
+            elif share.state in (_State.CURRENT, _State.CAUGHT_UP):
+                offset = max(share.position or 0, share.written + 1, share.marker.offset if share.marker else 0)
+                moves[share.partition] = (share, Marker(share.generation, offset))
+        if not moves:
+            return
+        for share, marker in moves.values():
+            share.asked = marker
+        others = self._store.move_markers({partition: marker for partition, (_, marker) in moves.items()})
+        for partition, (share, marker) in moves.items():
+            if partition in others:
+                share.must_read = True
+                share.state = _State.UNKNOWN
+                self._wake.set()
+            else:
+                share.marker = marker
+                if share.state is _State.CAUGHT_UP:
+                    share.state = _State.CURRENT
+        self._unmarked = {}
+
+    def _look_again(self, share: _Share) -> None:
+        """An outranked partition is taken up once the newer owner's marker is gone."""
+        found = self._store.read_markers([share.partition])[share.partition]
+        if found is not None and found.generation > share.generation:
+            return
+        with self._lock:
+            share.accepting = True
+        share.must_read = True
+        share.state = _State.UNKNOWN
+        self._wake.set()
+
+
+def _reads(share: _Share) -> bool:
+    return share.state in (_State.BEHIND, _State.READING)

@@ -1,0 +1,96 @@
+"""Reading one partition of `availability.v1` again for a view that lost it; never a group, never a commit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Protocol
+
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
+
+Batch = list[tuple[str, bytes | None, int]]
+
+BATCH_RECORDS_MAX = 1_000
+POLL_S = 0.05  # Between two empty batches the view's thread can do its other work.
+PROGRESS_TIMEOUT_S = 10.0  # Kafka did not answer for so long: give up, the view tries again later.
+
+
+class TopicReadFailed(Exception):
+    """The partition could not be read to its end; nothing may be concluded from what was read."""
+
+
+class TopicReader(Protocol):
+    """Reads one partition of `availability.v1`. Called from the view's thread only; may raise anything."""
+
+    def read(self, partition: int, offset: int | None) -> Iterator[Batch]:
+        """Batches of (key, value, offset) from an offset (None: the log's start) to the end seen at the start.
+
+        An empty batch means that nothing came for a moment; the reader may be closed before its end.
+        """
+
+
+class KafkaTopicReader:
+    """A `TopicReader` on Kafka with a consumer of its own for each read, assigned to the one partition.
+
+    An offset which the log no longer has, or does not have yet, reads from the log's start.
+    """
+
+    def __init__(
+        self, client_config: Mapping[str, str], topic: str, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._config = {
+            **client_config,
+            "group.id": "stockflow-view",  # Asked for by the client; without subscribe or commit no group exists.
+            "enable.auto.commit": False,
+            "enable.auto.offset.store": False,
+            "enable.partition.eof": True,
+            "auto.offset.reset": "earliest",
+        }
+        self._topic = topic
+        self._clock = clock
+
+    def read(self, partition: int, offset: int | None) -> Iterator[Batch]:
+        """Batches of (key, value, offset), oldest first, until the end seen at the start.
+
+        Raises:
+            TopicReadFailed: Kafka did not answer in time or refused.
+        """
+        try:
+            consumer = Consumer(self._config)
+        except KafkaException as error:
+            raise TopicReadFailed(str(error)) from error
+        try:
+            place = TopicPartition(self._topic, partition, OFFSET_BEGINNING if offset is None else offset)
+            _, end = consumer.get_watermark_offsets(place, timeout=PROGRESS_TIMEOUT_S)
+            consumer.assign([place])
+            yield from self._until(consumer, end)
+        except KafkaException as error:
+            raise TopicReadFailed(str(error)) from error
+        finally:
+            consumer.close()
+
+    def _until(self, consumer: Consumer, end: int) -> Iterator[Batch]:
+        """Batches until `end` or the event that says that there is no more for now."""
+        deadline = self._clock() + PROGRESS_TIMEOUT_S
+        while True:
+            batch: Batch = []
+            ended = False
+            for message in consumer.consume(BATCH_RECORDS_MAX, POLL_S):
+                error = message.error()
+                if error is None:
+                    key = message.key()
+                    if key is not None:
+                        batch.append((key.decode(), message.value(), message.offset()))
+                    ended = ended or message.offset() >= end - 1
+                elif error.code() == KafkaError._PARTITION_EOF:
+                    ended = True
+                else:
+                    raise TopicReadFailed(str(error))
+            yield batch
+            if ended:
+                return
+            now = self._clock()
+            if batch:
+                deadline = now + PROGRESS_TIMEOUT_S
+            elif now > deadline:
+                raise TopicReadFailed(f"no answer from Kafka for {PROGRESS_TIMEOUT_S:.0f} s")

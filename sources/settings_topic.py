@@ -1,0 +1,129 @@
+"""The settings topic: every process reads all of it, first to its end and then as it grows.
+
+A refused record is kept here until the owner of the matching partition has sent it to the dead letters.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from schemas.events import Refusal, decode_setting, type_of
+from stock.balance import Cause
+from stock.events import LocationSet, PolicyRemoved, PolicySet
+from stock.policies import Policies
+from stock.times import micros
+
+READ_TIMEOUT_S = 30.0  # Settings are few; not reaching their end means the broker is not there.
+
+
+class SettingsUnreachable(Exception):
+    """The settings topic could not be read to its end."""
+
+
+@dataclass(frozen=True)
+class RefusedSetting:
+    """A settings record that no rule was taken from."""
+
+    message: Message
+    refusal: Refusal
+
+
+@dataclass(frozen=True)
+class Changed:
+    """One change of the rules: which keys it can concern (None: any) and the event that made it."""
+
+    sku: str | None
+    location: str | None
+    cause: Cause | None
+
+
+class SettingsTopic:
+    """Reads settings into `policies`. Called by the source, never blocks after `read_to_end`."""
+
+    def __init__(self, client_config: Mapping[str, str], topic: str, policies: Policies) -> None:
+        self.refused: list[RefusedSetting] = []
+        self._policies = policies
+        self._topic = topic
+        self._ended: set[int] = set()
+        self._partitions: list[int] = []
+        self._consumer = Consumer(
+            {
+                **client_config,
+                "group.id": "stockflow-settings-reader",  # never joined: partitions are assigned by hand
+                "enable.auto.commit": False,
+                "enable.partition.eof": True,
+                "auto.offset.reset": "earliest",
+            }
+        )
+
+    def read_to_end(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """Take in everything there is, before the first fact is applied.
+
+        Raises:
+            SettingsUnreachable: the broker did not deliver the end within half a minute.
+        """
+        deadline = clock() + READ_TIMEOUT_S
+        try:
+            metadata = self._consumer.list_topics(self._topic, timeout=READ_TIMEOUT_S).topics[self._topic]
+        except KafkaException as error:
+            raise SettingsUnreachable(f"cannot list {self._topic}: {error}") from error
+        self._partitions = sorted(metadata.partitions)
+        self._consumer.assign([TopicPartition(self._topic, p, OFFSET_BEGINNING) for p in self._partitions])
+        while len(self._ended) < len(self._partitions):
+            if clock() > deadline:
+                raise SettingsUnreachable(f"{self._topic} was not read to its end within {READ_TIMEOUT_S:.0f} s")
+            self._take(self._consumer.consume(1000, 0.1))
+
+    def poll(self) -> list[Changed]:
+        """What changed since the last call."""
+        return self._take(self._consumer.consume(1000, 0))
+
+    def close(self) -> None:
+        """Stop reading."""
+        self._consumer.close()
+
+    def _take(self, messages: list[Message]) -> list[Changed]:
+        changes = []
+        for message in messages:
+            error = message.error()
+            if error is None:
+                changes.extend(self._apply(message))
+            elif error.code() == KafkaError._PARTITION_EOF:
+                self._ended.add(message.partition())
+            elif not error.retriable() and error.fatal():
+                raise SettingsUnreachable(f"{self._topic}: {error}")
+        return changes
+
+    def _apply(self, message: Message) -> list[Changed]:
+        value, key = message.value(), message.key()
+        if value is None:
+            return self._remove((key or b"").decode(errors="replace"))
+        setting = decode_setting(key, value)
+        if isinstance(setting, Refusal):
+            self.refused.append(RefusedSetting(message, setting))
+            return []
+        cause = (type_of(setting), setting.id, setting.source, micros(setting.occurred_at))
+        if isinstance(setting, LocationSet):
+            self._policies.set_location(setting)
+            return [Changed(None, setting.location, cause)]
+        if isinstance(setting, PolicySet):
+            replaced = self._policies.set_policy(setting)
+            scopes = [setting.scope] if replaced is None else [setting.scope, replaced]
+            return [Changed(scope.sku, scope.location, cause) for scope in scopes]
+        assert isinstance(setting, PolicyRemoved)
+        removed = self._policies.remove_policy(setting.policy)
+        return [] if removed is None else [Changed(removed.sku, removed.location, cause)]
+
+    def _remove(self, key: str) -> list[Changed]:
+        kind, _, name = key.partition(":")
+        if kind == "location":
+            self._policies.remove_location(name)
+            return [Changed(None, name, None)]
+        if kind == "policy":
+            removed = self._policies.remove_policy(name)
+            return [] if removed is None else [Changed(removed.sku, removed.location, None)]
+        return []
