@@ -95,7 +95,13 @@ class _Found:
     unreadable: Mapping[str, str]
 
 
-def ensure(admin_config: Mapping[str, Any], topic_name: TopicName, partitions: int, replication: int) -> list[Change]:
+def ensure(
+    admin_config: Mapping[str, Any],
+    topic_name: TopicName,
+    partitions: int,
+    replication: int,
+    timeout_s: float = TIMEOUT_S,
+) -> list[Change]:
     """Make what is missing and move settings that are short of the registry; what was done, or nothing.
 
     Partition counts and cleanup policies of existing topics are left as they are: `diff` names those.
@@ -105,12 +111,13 @@ def ensure(admin_config: Mapping[str, Any], topic_name: TopicName, partitions: i
         topic_name: the name on the broker for a name of the registry.
         partitions: partitions of every topic made.
         replication: replicas of every topic made; -1 is the broker's default.
+        timeout_s: how long to wait for an answer to each request.
 
     Raises:
-        KafkaUnreachable: no answer within 10 seconds.
+        KafkaUnreachable: no answer in time.
         TopicsRefused: the broker said no to a part; the other parts are done.
     """
-    admin = _Admin(admin_config)
+    admin = _Admin(admin_config, timeout_s)
     before = admin.find(topic_name(topic.name) for topic in TOPICS)
     changes: list[Change] = []
     refusals: list[str] = []
@@ -135,27 +142,29 @@ def ensure(admin_config: Mapping[str, Any], topic_name: TopicName, partitions: i
     return changes
 
 
-def diff(admin_config: Mapping[str, Any], topic_name: TopicName, partitions: int) -> list[Difference]:
+def diff(
+    admin_config: Mapping[str, Any], topic_name: TopicName, partitions: int, timeout_s: float = TIMEOUT_S
+) -> list[Difference]:
     """What is missing or different from the registry with this partition count; changes nothing.
 
     Raises:
-        KafkaUnreachable: no answer within 10 seconds.
+        KafkaUnreachable: no answer in time.
     """
-    found = _Admin(admin_config).find(topic_name(topic.name) for topic in TOPICS)
+    found = _Admin(admin_config, timeout_s).find(topic_name(topic.name) for topic in TOPICS)
     return [
         difference for topic in TOPICS for difference in _differences(topic, topic_name(topic.name), partitions, found)
     ]
 
 
-def start_problems(admin_config: Mapping[str, Any], topic_name: TopicName) -> StartCheck:
+def start_problems(admin_config: Mapping[str, Any], topic_name: TopicName, timeout_s: float = TIMEOUT_S) -> StartCheck:
     """Whether a process may start: topics there, one partition count, right cleanup, state kept long enough.
 
     Only what its guarantees rest on is a problem; other settings that differ are for `diff` to tell.
 
     Raises:
-        KafkaUnreachable: no answer within 10 seconds.
+        KafkaUnreachable: no answer in time.
     """
-    found = _Admin(admin_config).find(topic_name(topic.name) for topic in TOPICS)
+    found = _Admin(admin_config, timeout_s).find(topic_name(topic.name) for topic in TOPICS)
     partitions, problems = _shared_partitions(topic_name, found)
     warnings: list[str] = []
     for topic in TOPICS:
@@ -275,7 +284,8 @@ def _number(value: str) -> float:
 class _Admin:
     """An admin client that answers in plain values and says plainly when no broker does."""
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Mapping[str, Any], timeout_s: float) -> None:
+        self._timeout_s = timeout_s
         self._servers = config.get("bootstrap.servers", "")
         self._last_error = ""
         # What goes wrong is in the exceptions; librdkafka's own lines on stderr would only repeat it.
@@ -289,7 +299,7 @@ class _Admin:
         settings: dict[str, dict[str, str]] = {}
         unreadable: dict[str, str] = {}
         resources = [ConfigResource(ResourceType.TOPIC, name) for name in present]
-        futures = self._client.describe_configs(resources, request_timeout=TIMEOUT_S) if resources else {}
+        futures = self._client.describe_configs(resources, request_timeout=self._timeout_s) if resources else {}
         for resource, future in futures.items():
             entries, error = self._outcome(future)
             if error is None:
@@ -301,7 +311,7 @@ class _Admin:
     def create(
         self, topics: list[Topic], topic_name: TopicName, partitions: int, replication: int
     ) -> list[tuple[Topic, KafkaError | None]]:
-        """Make topics and wait until the broker shows them with a leader for every partition."""
+        """Make topics and wait until the broker shows a leader for each of their partitions."""
         if not topics:
             return []
         new = [
@@ -313,18 +323,14 @@ class _Admin:
             )
             for topic in topics
         ]
-        futures = self._client.create_topics(new, operation_timeout=TIMEOUT_S, request_timeout=TIMEOUT_S)
+        futures = self._client.create_topics(new, operation_timeout=self._timeout_s, request_timeout=self._timeout_s)
         outcomes = [(topic, self._outcome(futures[topic_name(topic.name)])[1]) for topic in topics]
         made = {topic_name(topic.name) for topic, error in outcomes if error is None}
-        deadline = time.monotonic() + TIMEOUT_S
-        while not made <= self._with_leaders():
-            if time.monotonic() > deadline:
-                raise self._unreachable("topics were made, but their partitions have no leader yet")
-            time.sleep(POLL_INTERVAL_S)
+        self._wait_until(lambda: made <= self._with_leaders(), "topics were made, but have no leaders yet")
         return outcomes
 
     def alter(self, settings: Mapping[str, Mapping[str, str]]) -> list[tuple[str, KafkaError | None]]:
-        """Set some settings of topics, leaving all others as they are."""
+        """Set some settings of topics, leaving all others as they are, and wait until the broker shows them."""
         if not settings:
             return []
         resources = [
@@ -338,8 +344,24 @@ class _Admin:
             )
             for name, wanted in settings.items()
         ]
-        futures = self._client.incremental_alter_configs(resources, request_timeout=TIMEOUT_S)
-        return [(resource.name, self._outcome(future)[1]) for resource, future in futures.items()]
+        futures = self._client.incremental_alter_configs(resources, request_timeout=self._timeout_s)
+        outcomes = [(resource.name, self._outcome(future)[1]) for resource, future in futures.items()]
+        accepted = {name: settings[name] for name, error in outcomes if error is None}
+
+        def shown() -> bool:
+            now = self.find(accepted).settings
+            return all(wanted.items() <= now.get(name, wanted).items() for name, wanted in accepted.items())
+
+        self._wait_until(shown, "settings were accepted, but are not in force yet")
+        return outcomes
+
+    def _wait_until(self, done: Callable[[], bool], else_: str) -> None:
+        """The controller answers before the brokers have followed; what runs next must find the new state."""
+        deadline = time.monotonic() + self._timeout_s
+        while not done():
+            if time.monotonic() > deadline:
+                raise self._unreachable(else_)
+            time.sleep(POLL_INTERVAL_S)
 
     def _partition_counts(self) -> dict[str, int]:
         return {name: len(topic.partitions) for name, topic in self._topics().items()}
@@ -354,14 +376,14 @@ class _Admin:
 
     def _topics(self) -> dict[str, TopicMetadata]:
         try:
-            return self._client.list_topics(timeout=TIMEOUT_S).topics
+            return self._client.list_topics(timeout=self._timeout_s).topics
         except KafkaException as error:
             raise self._unreachable(error.args[0].str()) from None
 
     def _outcome(self, future: Future[Any]) -> tuple[Any, KafkaError | None]:
         """The value, or the broker's refusal; no answer at all is raised."""
         try:
-            return future.result(timeout=2 * TIMEOUT_S), None
+            return future.result(timeout=2 * self._timeout_s), None
         except KafkaException as error:
             reason: KafkaError = error.args[0]
             if reason.code() in (KafkaError._TRANSPORT, KafkaError._TIMED_OUT, KafkaError._ALL_BROKERS_DOWN):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
 from schemas.events import DETAIL_LENGTH_MAX, Refusal
 from schemas.topics import DEAD_LETTER_BYTES_MAX
@@ -19,7 +20,7 @@ TRUNCATED = "dead-letter.truncated"
 
 OVERHEAD_BYTES = 2_048  # Our own headers and Kafka's framing of one record.
 
-Header = tuple[str, bytes | None]
+Header = tuple[str, Any]  # the client gives bytes, text or None
 
 
 def headers_for(

@@ -50,8 +50,8 @@ _UNIONS: dict[str, Any] = {
     STOCK_ITEMS.name: events.ItemSet,
     STOCK_SETTINGS.name: events.SettingsMessage,
 }
-_DECODERS = {name: msgspec.json.Decoder(union) for name, union in _UNIONS.items()}
-_KEYED_DECODERS = tuple(_DECODERS[topic.name] for topic in KEYED_INPUTS)
+_DECODERS: dict[str, msgspec.json.Decoder[Any]] = {name: msgspec.json.Decoder(union) for name, union in _UNIONS.items()}
+_KEYED_DECODERS: tuple[msgspec.json.Decoder[Any], ...] = tuple(_DECODERS[topic.name] for topic in KEYED_INPUTS)
 _TOPIC_OF_TYPE = {
     member.__struct_config__.tag: name for name, union in _UNIONS.items() for member in (get_args(union) or (union,))
 }
@@ -84,11 +84,11 @@ def decode(topic: int, value: bytes | None, timestamp_us: int) -> events.StockFa
         event: Any = _KEYED_DECODERS[topic].decode(value)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         return explain(KEYED_INPUTS[topic].name, value, error)
-    if event.__class__ not in SUPPORTED:
+    kind: type = type(event)
+    if kind not in SUPPORTED:
         return Refusal("not_supported_yet", f"{type_of(event)} is understood but has no effect yet")
     if micros(event.occurred_at) > timestamp_us + FUTURE_TOLERANCE_US:
         return Refusal("in_future", f"occurred_at {event.occurred_at.isoformat()} is after the record's timestamp")
-    kind = event.__class__
     if kind is not events.PosSale:
         refusal = _check_more(event, timestamp_us)
         if refusal is not None:
@@ -182,7 +182,7 @@ _ITEMS = KEYED_INPUTS.index(STOCK_ITEMS)
 
 def _check_more(event: Any, timestamp_us: int) -> Refusal | None:
     """What single types may not say although every field is well formed."""
-    kind = event.__class__
+    kind = type(event)
     if kind is events.WmsAdjustment and event.units == 0:
         return Refusal("bad_field", "an adjustment of 0 units says nothing - at `$.units`")
     if kind is events.WmsCount:

@@ -42,6 +42,7 @@ class _State(Enum):
 class _Share:
     """One owned partition. `accepting`, `lost` and `high` belong to the lock, all else to the thread."""
 
+    number: int  # Each ownership has its own, also of the same partition.
     partition: int
     generation: int
     accepting: bool = True
@@ -58,10 +59,13 @@ class _Share:
     must_reach: int = -1  # The reading is incomplete unless it passes this offset.
     retry_at: float = 0.0
     records: int = 0
+    failing: bool = False  # The last reading failed, which has been said.
     live: dict[str, int] = field(default_factory=dict)  # Keys delivered and written while reading, with offset.
 
 
-_Pending = dict[str, tuple[_Share, bytes | None, int, int]]  # key -> share, value, offset, input timestamp
+# Key -> number of the share, value, offset, input timestamp. Only atoms, so that the garbage collector lets go of
+# the tuples: with 100,000 of them pending, looking at them again and again costs more than everything else here.
+_Pending = dict[str, tuple[int, bytes | None, int, int]]
 
 
 class ViewStats:
@@ -111,7 +115,9 @@ class RedisView:
         self._log = structlog.get_logger("redis_view") if log is None else log
         self._store: ViewStore = RedisStore(url) if store is None else store
         self._lock = threading.Lock()
-        self._shares: dict[int, _Share] = {}
+        self._shares: dict[int, _Share] = {}  # By partition.
+        self._numbered: dict[int, _Share] = {}
+        self._next_number = 0
         self._pending: _Pending = {}
         self._unmarked: _Pending = {}  # Written, but no marker covers it yet: written again on a new connection.
         self._in_flight = 0
@@ -139,19 +145,18 @@ class RedisView:
     def own(self, partition: int, generation: int) -> None:
         """The partition was taken over: read it again from its marker, then keep it current."""
         with self._lock:
-            self._shares[partition] = _Share(partition, generation)
             self._forget(partition)
+            self._next_number += 1
+            share = _Share(self._next_number, partition, generation)
+            self._shares[partition] = self._numbered[share.number] = share
         self._wake.set()
 
     def disown(self, partition: int) -> None:
         """The partition was revoked: nothing more of it is written, but for a call that is on the wire."""
         with self._lock:
-            self._shares.pop(partition, None)
             self._forget(partition)
 
-    def delivered(
-        self, partition: int, key: str, value: bytes | None, offset: int, input_timestamp_ms: int
-    ) -> None:
+    def delivered(self, partition: int, key: str, value: bytes | None, offset: int, input_timestamp_ms: int) -> None:
         """A record was acknowledged on `availability.v1`; offsets of one partition come in order.
 
         Costs a lock and a dict write. Records of a partition that is not owned are ignored.
@@ -164,7 +169,7 @@ class RedisView:
             if not share.accepting:
                 return
             pending = self._pending
-            pending[key] = (share, value, offset, input_timestamp_ms)
+            pending[key] = (share.number, value, offset, input_timestamp_ms)
             size = len(pending)
             if size == 1:
                 self._wake.set()
@@ -172,16 +177,25 @@ class RedisView:
                 self._drop_backlog()
 
     def _forget(self, partition: int) -> None:
-        """Drop what is pending of a partition. The lock is held."""
-        self._pending = {key: entry for key, entry in self._pending.items() if entry[0].partition != partition}
+        """Give up a partition and what is pending of it. The lock is held."""
+        share = self._shares.pop(partition, None)
+        if share is not None:
+            del self._numbered[share.number]
+            self._drop_pending(share)
+
+    def _drop_pending(self, share: _Share) -> None:
+        self._pending = {key: entry for key, entry in self._pending.items() if entry[0] != share.number}
 
     def _drop_backlog(self) -> None:
         """Let go of all pending records and remember which partitions must be read again. The lock is held."""
-        for share in {entry[0] for entry in self._pending.values()}:
-            share.lost = True
-            share.accepting = False
+        for number in {entry[0] for entry in self._pending.values()}:
+            share = self._numbered.get(number)
+            if share is not None:
+                share.lost = True
+                share.accepting = False
         self.stats.dropped += len(self._pending)
         self._pending = {}
+        self._wake.set()
 
     # From here on: the thread.
 
@@ -193,8 +207,10 @@ class RedisView:
                 self._turn(last)
             except StoreUnavailable as error:
                 self._suspend(str(error))
-            except Exception as error:  # noqa: BLE001  A bug here may neither stop the pipeline nor end the view.
-                self._log.exception("redis view failed, starts over")
+            except Exception as error:  # noqa: BLE001 -- a bug here may neither stop the pipeline nor end the view
+                self._log.exception("redis view failed, reads all again")
+                for share in self._owned():
+                    share.must_read = True
                 self._suspend(f"{type(error).__name__}: {error}")
             else:
                 failures = 0
@@ -238,14 +254,16 @@ class RedisView:
 
     def _backoff_s(self, failures: int) -> float:
         """Doubles up to a cap; the jitter keeps many processes from returning at the same moment."""
-        return min(BACKOFF_S_MAX, BACKOFF_S_MIN * 2 ** min(failures - 1, 10)) * random.uniform(0.5, 1.0)
+        wait_s: float = BACKOFF_S_MIN * 2 ** min(failures - 1, 10)
+        return min(BACKOFF_S_MAX, wait_s) * random.uniform(0.5, 1.0)
 
     def _owned(self) -> list[_Share]:
         with self._lock:
             return list(self._shares.values())
 
-    def _is_current(self, share: _Share) -> bool:
-        return self._shares.get(share.partition) is share and share.state is not _State.OUTRANKED
+    def _writable(self, number: int) -> bool:
+        share = self._numbered.get(number)
+        return share is not None and share.state is not _State.OUTRANKED
 
     def _suspend(self, error: str) -> None:
         """The connection is gone, and with it the certainty of everything that no marker covers."""
@@ -269,13 +287,11 @@ class RedisView:
 
     def _put_back(self, entries: _Pending) -> None:
         """Make written or half-written records pending again, unless newer ones of their keys are."""
-        older = {key: entry for key, entry in entries.items() if self._is_current(entry[0])}
+        merged = {key: entry for key, entry in entries.items() if self._writable(entry[0])}
         with self._lock:
-            merged = {**older, **self._pending} if older else self._pending
-            self._pending = {
-                key: entry for key, entry in merged.items() if self._shares.get(entry[0].partition) is entry[0]
-            }
-            if len(self._pending) > self._pending_max:
+            merged.update(self._pending)
+            self._pending = merged
+            if len(merged) > self._pending_max:
                 self._drop_backlog()
 
     def _judge_unknown(self) -> None:
@@ -294,6 +310,8 @@ class RedisView:
         for share in unknown:
             self._end_reading(share)
             self._judge(share, markers[share.partition])
+        # A missing marker could not tell a wipe during the reading: it must stand before the first record is written.
+        self._move({share: share.read_from or 0 for share in unknown if share.state is _State.BEHIND})
 
     def _judge(self, share: _Share, found: Marker | None) -> None:
         if found is not None and found.generation > share.generation:
@@ -313,7 +331,7 @@ class RedisView:
                 "redis view lost records, reads them again", partition=share.partition, offset=share.read_from
             )
         share.must_read = False
-        share.marker = found
+        share.marker = None if found is None else Marker(found.generation, share.read_from or 0)
         share.position = None
         share.state = _State.BEHIND
         share.retry_at = 0.0
@@ -323,7 +341,7 @@ class RedisView:
         share.state = _State.OUTRANKED
         with self._lock:
             share.accepting = False
-            self._forget(share.partition)
+            self._drop_pending(share)
         self.stats.errors += 1
         self.stats.last_error = (
             f"partition {share.partition}: generation {found.generation} wrote the view, ours is {share.generation}"
@@ -347,7 +365,7 @@ class RedisView:
         keys = list(batch)
         for start in range(0, len(keys), RECORDS_PER_TRIP):
             trip = [(key, batch[key]) for key in keys[start : start + RECORDS_PER_TRIP]]
-            trip = [(key, entry) for key, entry in trip if self._is_current(entry[0])]
+            trip = [(key, entry) for key, entry in trip if self._writable(entry[0])]
             try:
                 self._write([(key, entry[1]) for key, entry in trip])
             except StoreUnavailable:
@@ -356,9 +374,10 @@ class RedisView:
             self._in_flight -= len(keys[start : start + RECORDS_PER_TRIP])
             self._unmarked.update(trip)
             now_ms = int(self._wall() * 1000)
-            for key, (share, _, offset, input_timestamp_ms) in trip:
-                if share.reading is not None:
-                    share.live[key] = offset
+            reading = {share.number: share for share in self._owned() if share.reading is not None}
+            for key, (number, _, offset, input_timestamp_ms) in trip:
+                if number in reading:
+                    reading[number].live[key] = offset
                 if self._observe is not None:
                     self._observe(input_timestamp_ms, now_ms)
         self._in_flight = 0
@@ -380,7 +399,7 @@ class RedisView:
             return
         try:
             batch = self._next_batch(share)
-        except Exception as error:  # noqa: BLE001  The reader is a stranger's code; the view tries it again later.
+        except Exception as error:  # noqa: BLE001 -- the reader is a stranger's code; the view tries it again later.
             self._reading_failed(share, f"{type(error).__name__}: {error}")
             return
         if batch is None:
@@ -389,7 +408,7 @@ class RedisView:
         newest = {key: (value, offset) for key, value, offset in batch}
         changes = [(k, value) for k, (value, offset) in newest.items() if share.live.get(k, -1) < offset]
         for start in range(0, len(changes), RECORDS_PER_TRIP):
-            if not self._is_current(share):
+            if not self._writable(share.number):
                 self._end_reading(share)
                 return
             self._write(changes[start : start + RECORDS_PER_TRIP])
@@ -420,7 +439,9 @@ class RedisView:
         self.stats.last_error = error
         if share.position is not None:
             share.read_from = share.position
-        self._log.warning("redis view cannot read the topic, tries again", partition=share.partition, error=error)
+        if not share.failing:
+            share.failing = True
+            self._log.warning("redis view cannot read the topic, keeps trying", partition=share.partition, error=error)
 
     def _reading_ended(self, share: _Share) -> None:
         self._end_reading(share)
@@ -430,6 +451,7 @@ class RedisView:
             self._reading_failed(share, f"read to offset {share.position}, but {share.must_reach} was acknowledged")
             return
         share.state = _State.CAUGHT_UP
+        share.failing = False
         self._mark_at = 0.0
         self._log.info(
             "redis view caught up",
@@ -447,32 +469,38 @@ class RedisView:
             close()
 
     def _mark(self) -> None:
-        """Move the markers to what has been written; one that is not as we left it makes its partition unknown."""
+        """Move the markers to what has been written, which also finds those that are not as we left them."""
         self._mark_at = self._clock() + MARK_INTERVAL_S
-        moves = {}
+        offsets = {}
         for share in self._owned():
             if share.state is _State.OUTRANKED:
                 self._look_again(share)
             elif share.state is _State.READING and share.position is not None:
-                moves[share.partition] = (share, Marker(share.generation, share.position))
+                offsets[share] = share.position
             elif share.state in (_State.CURRENT, _State.CAUGHT_UP):
-                offset = max(share.position or 0, share.written + 1, share.marker.offset if share.marker else 0)
-                moves[share.partition] = (share, Marker(share.generation, offset))
-        if not moves:
+                marked = share.marker.offset if share.marker else 0
+                offsets[share] = max(share.position or 0, share.written + 1, marked)
+        self._move(offsets)
+        self._unmarked = {}
+
+    def _move(self, offsets: dict[_Share, int]) -> None:
+        """Move markers; a partition whose marker is no longer as we left it must be read again from there."""
+        if not offsets:
             return
-        for share, marker in moves.values():
-            share.asked = marker
-        others = self._store.move_markers({partition: marker for partition, (_, marker) in moves.items()})
-        for partition, (share, marker) in moves.items():
-            if partition in others:
+        for share, offset in offsets.items():
+            share.asked = Marker(share.generation, offset)
+        others = self._store.move_markers(
+            {share.partition: share.asked for share in offsets if share.asked is not None}
+        )
+        for share in offsets:
+            if share.partition in others:
                 share.must_read = True
                 share.state = _State.UNKNOWN
                 self._wake.set()
-            else:
-                share.marker = marker
-                if share.state is _State.CAUGHT_UP:
-                    share.state = _State.CURRENT
-        self._unmarked = {}
+                continue
+            share.marker = share.asked
+            if share.state is _State.CAUGHT_UP:
+                share.state = _State.CURRENT
 
     def _look_again(self, share: _Share) -> None:
         """An outranked partition is taken up once the newer owner's marker is gone."""

@@ -121,7 +121,8 @@ class RedisStore:
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._client: Redis | RedisCluster | None = None
+        self._client: Any = None  # Redis or RedisCluster, whose methods are typed in part only.
+        self._cluster = False
         self._links: dict[str, Any] = {}
         self._witnesses: list[str] = []
         self._seen: dict[str, bytes] = {}
@@ -134,8 +135,9 @@ class RedisStore:
         """
         self.close()
         try:
-            self._client = client = open_client(self._url)
-            if isinstance(client, RedisCluster):
+            client = self._client = open_client(self._url)
+            self._cluster = isinstance(client, RedisCluster)
+            if self._cluster:
                 for node in client.get_primaries():
                     self._links[node.name] = client.get_redis_connection(node).connection_pool.get_connection()
                 self._witnesses = _witnesses(client)
@@ -224,7 +226,7 @@ class RedisStore:
 
     def _groups(self, records: list[tuple[str, str, bytes]]) -> list[list[tuple[str, str, bytes]]]:
         """Records by script call: many keys on one node; one key in a cluster, where a call must stay in one slot."""
-        if not isinstance(self._client, RedisCluster):
+        if not self._cluster:
             return [records[i : i + RECORDS_PER_CALL] for i in range(0, len(records), RECORDS_PER_CALL)]
         by_key: dict[str, list[tuple[str, str, bytes]]] = {}
         for record in records:
@@ -242,7 +244,7 @@ class RedisStore:
         if client is None:
             raise StoreUnavailable("not connected")
         try:
-            if not isinstance(client, RedisCluster):
+            if not self._cluster:
                 return self._exchange({"": [command for _, command in calls]})[""]
             places: dict[str, list[int]] = {}
             for i, (key, _) in enumerate(calls):
@@ -267,8 +269,8 @@ class RedisStore:
                 if isinstance(answer, NoScriptError):
                     _, script, *rest = commands[name][i]
                     again.setdefault(name, []).append((i, ("EVAL", _SCRIPTS[script], *rest)))
-                elif isinstance(answer, (AskError, TryAgainError)) and isinstance(self._client, RedisCluster):
-                    answers[i] = self._redirected(self._client, commands[name][i])
+                elif isinstance(answer, (AskError, TryAgainError)):
+                    answers[i] = self._redirected(commands[name][i])
         if again:
             second = self._round_trip({name: [command for _, command in items] for name, items in again.items()})
             for name, items in again.items():
@@ -286,14 +288,14 @@ class RedisStore:
             link.send_packed_command(link.pack_commands(batch), check_health=False)
         return {name: [_answer(self._links[name]) for _ in batch] for name, batch in commands.items()}
 
-    def _redirected(self, client: RedisCluster, command: Command) -> Any:
+    def _redirected(self, command: Command) -> Any:
         """The answer to one command whose slot is on its way to another node; redis-py follows it there."""
         if command[0] == "EVALSHA":
             command = ("EVAL", _SCRIPTS[command[1]], *command[2:])
-        return client.execute_command(*command)
+        return self._client.execute_command(*command)
 
 
-def open_client(url: str) -> Redis | RedisCluster:
+def open_client(url: str) -> Any:
     """The redis-py client for a URL of any of the schemes that `RedisStore` names, without retries of its own.
 
     Raises:
@@ -315,7 +317,7 @@ def open_client(url: str) -> Redis | RedisCluster:
     if parts.scheme == "redis+cluster":
         options.pop("db", None)
         return RedisCluster(
-            startup_nodes=[ClusterNode(host, port or 6379) for host, port in nodes],
+            startup_nodes=[ClusterNode(host, port or 6379) for host, port in nodes],  # type: ignore[no-untyped-call]  # redis-py
             require_full_coverage=True,
             **options,
         )
@@ -326,8 +328,9 @@ def open_client(url: str) -> Redis | RedisCluster:
         options.pop(f"sentinel_{name}", None)
         if f"sentinel_{name}" in sentinel_options:
             sentinel_options[name] = sentinel_options.pop(f"sentinel_{name}")
-    sentinel = Sentinel([(host, port or 26379) for host, port in nodes], sentinel_kwargs=sentinel_options)
-    return sentinel.master_for(path[0], **options)
+    addresses = [(host, port or 26379) for host, port in nodes]
+    sentinel = Sentinel(addresses, sentinel_kwargs=sentinel_options)  # type: ignore[no-untyped-call]  # redis-py
+    return sentinel.master_for(path[0], **options)  # type: ignore[no-untyped-call]  # redis-py
 
 
 def _options(parts: SplitResult, db: str) -> dict[str, Any]:
@@ -335,7 +338,8 @@ def _options(parts: SplitResult, db: str) -> dict[str, Any]:
     query = dict(parse_qsl(parts.query))
     tls = query.pop("ssl", None)
     userinfo, at, _ = parts.netloc.rpartition("@")
-    options = parse_url(f"redis://{userinfo}{at}localhost/{db}?{urlencode(query)}")
+    plain = f"redis://{userinfo}{at}localhost/{db}?{urlencode(query)}"
+    options: dict[str, Any] = parse_url(plain)  # type: ignore[no-untyped-call]  # redis-py
     del options["host"]
     if tls in ("true", "True", "1", "yes") or (tls is None and any(name.startswith("ssl_") for name in query)):
         options["ssl"] = True
@@ -379,7 +383,7 @@ def _lowest(markers: list[Marker | None]) -> Marker | None:
     return Marker(newest, offset if len(present) == len(markers) else 0)
 
 
-def _witnesses(client: RedisCluster) -> list[str]:
+def _witnesses(client: Any) -> list[str]:
     """A hash tag for each primary, whose slot is the lowest that the primary serves."""
     lowest: dict[str, int] = {}
     for slot, nodes in client.nodes_manager.slots_cache.items():

@@ -36,7 +36,12 @@ class KafkaTopicReader:
     """
 
     def __init__(
-        self, client_config: Mapping[str, str], topic: str, *, clock: Callable[[], float] = time.monotonic
+        self,
+        client_config: Mapping[str, str],
+        topic: str,
+        *,
+        timeout_s: float = PROGRESS_TIMEOUT_S,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._config = {
             **client_config,
@@ -47,6 +52,7 @@ class KafkaTopicReader:
             "auto.offset.reset": "earliest",
         }
         self._topic = topic
+        self._timeout_s = timeout_s
         self._clock = clock
 
     def read(self, partition: int, offset: int | None) -> Iterator[Batch]:
@@ -61,7 +67,7 @@ class KafkaTopicReader:
             raise TopicReadFailed(str(error)) from error
         try:
             place = TopicPartition(self._topic, partition, OFFSET_BEGINNING if offset is None else offset)
-            _, end = consumer.get_watermark_offsets(place, timeout=PROGRESS_TIMEOUT_S)
+            _, end = consumer.get_watermark_offsets(place, timeout=self._timeout_s)
             consumer.assign([place])
             yield from self._until(consumer, end)
         except KafkaException as error:
@@ -71,17 +77,19 @@ class KafkaTopicReader:
 
     def _until(self, consumer: Consumer, end: int) -> Iterator[Batch]:
         """Batches until `end` or the event that says that there is no more for now."""
-        deadline = self._clock() + PROGRESS_TIMEOUT_S
+        deadline = self._clock() + self._timeout_s
         while True:
             batch: Batch = []
             ended = False
-            for message in consumer.consume(BATCH_RECORDS_MAX, POLL_S):
+            first = consumer.poll(POLL_S)  # `consume` alone would wait its whole time for a full batch.
+            messages = [] if first is None else [first, *consumer.consume(BATCH_RECORDS_MAX - 1, 0)]
+            for message in messages:
                 error = message.error()
                 if error is None:
-                    key = message.key()
-                    if key is not None:
-                        batch.append((key.decode(), message.value(), message.offset()))
-                    ended = ended or message.offset() >= end - 1
+                    key, offset = message.key(), message.offset()
+                    if key is not None and offset is not None:
+                        batch.append((key.decode(), message.value(), offset))
+                    ended = ended or (offset is not None and offset >= end - 1)
                 elif error.code() == KafkaError._PARTITION_EOF:
                     ended = True
                 else:
@@ -91,6 +99,6 @@ class KafkaTopicReader:
                 return
             now = self._clock()
             if batch:
-                deadline = now + PROGRESS_TIMEOUT_S
+                deadline = now + self._timeout_s
             elif now > deadline:
-                raise TopicReadFailed(f"no answer from Kafka for {PROGRESS_TIMEOUT_S:.0f} s")
+                raise TopicReadFailed(f"no answer from Kafka for {self._timeout_s:.0f} s")

@@ -93,7 +93,7 @@ class SettingsTopic:
             if error is None:
                 changes.extend(self._apply(message))
             elif error.code() == KafkaError._PARTITION_EOF:
-                self._ended.add(message.partition())
+                self._ended.add(message.partition() or 0)
             elif not error.retriable() and error.fatal():
                 raise SettingsUnreachable(f"{self._topic}: {error}")
         return changes
@@ -104,8 +104,9 @@ class SettingsTopic:
             return self._remove((key or b"").decode(errors="replace"))
         setting = decode_setting(key, value)
         if isinstance(setting, Refusal):
+            # The compacted topic keeps only this record of its key, so whatever stood there before ends with it.
             self.refused.append(RefusedSetting(message, setting))
-            return []
+            return self._remove((key or b"").decode(errors="replace"))
         cause = (type_of(setting), setting.id, setting.source, micros(setting.occurred_at))
         if isinstance(setting, LocationSet):
             self._policies.set_location(setting)

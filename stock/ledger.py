@@ -1,7 +1,7 @@
 """All balances of one partition: the pure state machine from facts to changed keys.
 
 The ledger neither reads a clock nor does I/O. It says what happened by return values, which keys need another look in
-`touched`, and hands out what must be made durable in `flush`. Idle balances rest packed; only those in use are objects.
+`touched` (with the timestamp of the oldest input since, 0 for none), and hands out what must be made durable in `flush`. Idle balances rest packed; only those in use are objects.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Ledger:
 
     def __init__(self, policies: Policies, facts_max: int = FACTS_REMEMBERED_MAX) -> None:
         self.policies = policies
-        self.touched: dict[str, None] = {}
+        self.touched: dict[str, int] = {}
         self.forced: set[str] = set()
         self.totals = Totals([0] * len(OUTCOMES), [0] * TOPIC_COUNT)
         self.recent = Recent(TOPIC_COUNT, facts_max)
@@ -139,12 +139,12 @@ class Ledger:
         """
         key = f"{event.sku}|{event.location}"
         if offset < self._replay_until[topic]:
-            self._show_again(key)
+            self._show_again(key, timestamp_us)
             if offset < self._durable[topic]:
                 return None
             covered = self._covered.pop((topic, offset), None)
             if covered is not None:
-                return self._complete(event, topic, offset, covered)
+                return self._complete(event, topic, offset, covered, timestamp_us)
         id_hash = xxhash.xxh3_64_intdigest(f"{event.sku}\0{event.source}\0{event.id}".encode())
         if id_hash in self.recent.ids:
             self.totals.positions[topic] = offset + 1
@@ -162,12 +162,12 @@ class Ledger:
         occurred_us = micros(event.occurred_at)
         _heard(balance, topic, occurred_us)
         if effect.hold is not None or effect.line is not None:
-            self._tell_orders(event, effect, topic, offset)
+            self._tell_orders(event, effect, topic, offset, timestamp_us)
         if outcome == APPLIED or effect.states or balance.cause is None:
             _set_cause(balance, event, occurred_us)
             self._step_band(key, balance)
         self._dirty[key] = None
-        self.touched[key] = None
+        self.touched.setdefault(key, timestamp_us)
         self.recent.ids.add(id_hash)
         moved = effect.units if outcome == APPLIED else 0
         return self._record((key, topic, outcome, offset, id_hash, effect.time_us, moved), timestamp_us)
@@ -244,7 +244,7 @@ class Ledger:
                 continue
             self.set_cause(key, ("reservation.expired", reservation, "stockflow", end_us))
             self.settle(key)
-            self.touched[key] = None
+            self.touched.setdefault(key, 0)
 
     # Durability
 
@@ -317,18 +317,18 @@ class Ledger:
         self.recent.see(row, timestamp_us)
         return row[2]
 
-    def _show_again(self, key: str) -> None:
+    def _show_again(self, key: str, timestamp_us: int) -> None:
         """A replayed record's key is published anew: what became of its record before the restart is not known."""
         if key in self:
-            self.touched[key] = None
+            self.touched.setdefault(key, timestamp_us)
             self.forced.add(key)
 
-    def _complete(self, event: StockFact, topic: int, offset: int, outcome: int) -> int:
+    def _complete(self, event: StockFact, topic: int, offset: int, outcome: int, timestamp_us: int) -> int:
         """Finish a record whose balance became durable before the restart while its order or the totals did not."""
         self.totals.positions[topic] = offset + 1
         self.totals.by_outcome[outcome] += 1
         if outcome != DUPLICATE:
-            self._tell_orders(event, effect_of(event), topic, offset)
+            self._tell_orders(event, effect_of(event), topic, offset, timestamp_us)
         return outcome
 
     def _move(self, key: str, balance: Balance, effect: Effect) -> int:
@@ -350,7 +350,7 @@ class Ledger:
             balance.move_state(state, units)
         return outcome
 
-    def _tell_orders(self, event: StockFact, effect: Effect, topic: int, offset: int) -> None:
+    def _tell_orders(self, event: StockFact, effect: Effect, topic: int, offset: int, timestamp_us: int) -> None:
         sku = event.sku
         changes: list[Change] = []
         if effect.hold is not None:
@@ -365,7 +365,7 @@ class Ledger:
                 _set_cause(balance, event, micros(event.occurred_at))
                 self._step_band(key, balance)
                 self._dirty[key] = None
-                self.touched[key] = None
+                self.touched.setdefault(key, timestamp_us)
 
     def _step_band(self, key: str, balance: Balance) -> None:
         """Where LOW_STOCK depends on the way there, every step counts and not only those that are published."""

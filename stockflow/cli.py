@@ -1,4 +1,139 @@
-"""Command line entry."""
+"""The command `stockflow`: reads arguments and settings, calls one function, turns its result into an exit code."""
+
+from __future__ import annotations
+
+import os
+import time
+from datetime import datetime, timezone
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+
+from stockflow import __version__
+from stockflow.settings import InvalidSettings, Settings, load
+
+FINE, FAILED, WRONG_USE = 0, 1, 2
+
+app = typer.Typer(
+    name="stockflow",
+    help="Exact stock availability per SKU and location, from Kafka to a compacted topic and Redis.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+topics_app = typer.Typer(help="Make or check the topics; never destroys anything.", no_args_is_help=True)
+app.add_typer(topics_app, name="topics")
+
+_out = Console()
+_err = Console(stderr=True)
+
 
 def main() -> None:
-    """Start."""
+    """Start the command line."""
+    app()
+
+
+@app.callback(invoke_without_command=True)
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.", is_eager=True)] = False,
+) -> None:
+    if version:
+        _out.print(f"stockflow {__version__}")
+        raise typer.Exit(FINE)
+
+
+@app.command("run")
+def run_command() -> None:
+    """Run the pipeline with the settings of the environment until SIGTERM."""
+    from stockflow.run import run  # noqa: PLC0415 - Bytewax and the clients load only where they are needed
+
+    raise typer.Exit(run(_settings()))
+
+
+@app.command("demo")
+def demo_command(
+    events: Annotated[int, typer.Option(help="About how many events to send.", min=1_000, max=1_000_000)] = 60_000,
+    speed: Annotated[
+        float | None, typer.Option(help="Shopping seconds per real second; by default about 950 events/s.", min=0.1)
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Another seed is another day.")] = 7,
+    keep_running: Annotated[
+        bool, typer.Option("--keep-running", help="Leave everything running until Ctrl-C.")
+    ] = False,
+) -> None:
+    """The pipeline on a real shopping pattern with a broker and Redis of its own, checked at the end."""
+    from stockflow.demo.run import DemoOptions, demo  # noqa: PLC0415
+
+    options = DemoOptions(
+        events=events, speed=speed, seed=seed, keep_running=keep_running, environment=dict(os.environ)
+    )
+    raise typer.Exit(demo(options, _out))
+
+
+@topics_app.command("ensure")
+def topics_ensure() -> None:
+    """Make missing topics and move settings that fall short; exit code 1 if something else still differs."""
+    from operations.topics import KafkaUnreachable, TopicsRefused, diff, ensure  # noqa: PLC0415
+
+    settings = _settings()
+    try:
+        changes = ensure(settings.client_config(), settings.topic, settings.partitions, settings.replication)
+        rest = [d for d in diff(settings.client_config(), settings.topic, settings.partitions)]
+    except (KafkaUnreachable, TopicsRefused) as error:
+        _fail(str(error))
+    for change in changes:
+        _out.print(f"[green]changed[/green] {change}", highlight=False)
+    if not changes:
+        _out.print("nothing to change")
+    _report(rest)
+
+
+@topics_app.command("diff")
+def topics_diff() -> None:
+    """Say what is missing or different, change nothing; exit code 1 if there is anything."""
+    from operations.topics import KafkaUnreachable, diff  # noqa: PLC0415
+
+    settings = _settings()
+    try:
+        differences = diff(settings.client_config(), settings.topic, settings.partitions)
+    except KafkaUnreachable as error:
+        _fail(str(error))
+    if not differences:
+        _out.print("all topics are as they should be")
+    _report(differences)
+
+
+@app.command("audit")
+def audit_command() -> None:
+    """Recompute everything from the log and compare with the topic and Redis; exit code 1 on a difference."""
+    from operations.audit import AuditImpossible, audit, render  # noqa: PLC0415
+
+    settings = _settings()
+    now = datetime.fromtimestamp(time.time(), timezone.utc)
+    try:
+        report = audit(settings.client_config(), settings.topic, settings.redis_url, now, None)
+    except AuditImpossible as error:
+        _fail(str(error))
+    _out.print(render(report))
+    raise typer.Exit(FINE if report.equal else FAILED)
+
+
+def _settings() -> Settings:
+    try:
+        return load()
+    except InvalidSettings as error:
+        _err.print(f"[red]settings:[/red] {error}", highlight=False)
+        raise typer.Exit(WRONG_USE) from None
+
+
+def _report(differences: list[object]) -> None:
+    findings = [d for d in differences if getattr(d, "kind", None) != "unchecked"]
+    for difference in differences:
+        _out.print(f"[yellow]differs[/yellow] {difference}", highlight=False)
+    raise typer.Exit(FAILED if findings else FINE)
+
+
+def _fail(text: str) -> NoReturn:
+    _err.print(f"[red]failed:[/red] {text}", highlight=False)
+    raise typer.Exit(FAILED)

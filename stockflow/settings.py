@@ -64,6 +64,7 @@ class Settings:
     commit_interval_ms: int = 200
     linger_ms: int = 2
     ready_lag_max: int = 10_000
+    facts_remembered: int = 500_000
     metrics_host: str = "0.0.0.0"
     metrics_port: int = 9400
     http_port: int = 8080
@@ -123,6 +124,7 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         commit_interval_ms=number("COMMIT_INTERVAL_MS", defaults.commit_interval_ms, 10, 60_000),
         linger_ms=number("LINGER_MS", defaults.linger_ms, 0, 1_000),
         ready_lag_max=number("READY_LAG_MAX", defaults.ready_lag_max, 0, 1_000_000_000),
+        facts_remembered=number("FACTS_REMEMBERED", defaults.facts_remembered, 1_024, 100_000_000),
         metrics_host=text("METRICS_HOST", defaults.metrics_host),
         metrics_port=number("METRICS_PORT", defaults.metrics_port, 0, 65_535),
         http_port=number("HTTP_PORT", defaults.http_port, 0, 65_535),
@@ -137,7 +139,13 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         raise InvalidSettings(f"{PREFIX}COMMIT_INTERVAL_MS must be at most a fifth of {PREFIX}LEASE_MS")
     if not settings.bootstrap_servers.strip():
         raise InvalidSettings(f"{PREFIX}BOOTSTRAP_SERVERS is empty: name at least one broker as host:port")
-    if urlsplit(settings.redis_url.split(",")[0]).scheme not in ("redis", "rediss", "unix", "redis+cluster", "redis+sentinel"):
+    if urlsplit(settings.redis_url.split(",")[0]).scheme not in (
+        "redis",
+        "rediss",
+        "unix",
+        "redis+cluster",
+        "redis+sentinel",
+    ):
         raise InvalidSettings(
             f"{PREFIX}REDIS_URL must start with redis://, rediss://, unix://, redis+cluster:// or redis+sentinel://"
         )

@@ -419,9 +419,7 @@ def settings_in_force(settings: Iterable[Setting]) -> InForce:
 
 def policy_is_supported(policy: PolicySet) -> bool:
     """Whether every scope field and every value of a policy is one that works today."""
-    return (
-        set_fields(policy.scope) <= SCOPE_FIELDS_SUPPORTED and set_fields(policy.values) <= VALUES_SUPPORTED
-    )
+    return set_fields(policy.scope) <= SCOPE_FIELDS_SUPPORTED and set_fields(policy.values) <= VALUES_SUPPORTED
 
 
 def set_fields(struct: Struct) -> set[str]:
@@ -576,9 +574,7 @@ _FIELDS_OF_SETS = ("status", "status_ship", "status_pickup", "policy")
 _FIELDS_NOT_COMPARED = ("together", "sources")
 
 
-def disagreements(
-    expected: Mapping[Key, Expected], actual: Mapping[Key, Mapping[str, Any] | None]
-) -> list[str]:
+def disagreements(expected: Mapping[Key, Expected], actual: Mapping[Key, Mapping[str, Any] | None]) -> list[str]:
     """Readable differences between what must be published and what is, by key; empty when all is well.
 
     Args:

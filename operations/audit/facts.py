@@ -121,8 +121,10 @@ def judge_fact(record: LogRecord, partitions: int) -> Judged:
     )
     if refusal is None and topics.partition_of(decoded.sku, partitions) != record.partition:
         refusal = f"wrong partition: {decoded.sku} belongs to {topics.partition_of(decoded.sku, partitions)}"
+    if refusal is not None:
+        return Judged(decoded, refusal)
     doubt = _doubtful_name(decoded.sku) or _doubtful_name(decoded.location) or _doubtful(decoded, record)
-    return Judged(decoded, refusal, doubt)
+    return Judged(decoded, doubt=doubt)
 
 
 def judge_setting(record: LogRecord) -> Judged:
@@ -138,6 +140,8 @@ def judge_setting(record: LogRecord) -> Judged:
     refusal = _bad_common(decoded, record.timestamp_ms) or _unsupported_setting(decoded)
     if refusal is None and isinstance(decoded, events.LocationSet):
         refusal = _bad_name(decoded.location, "location")
+    if refusal is not None:
+        return Judged(decoded, refusal)
     doubt = None
     if _setting_key(decoded) != (record.key or b"").decode(errors="replace"):
         doubt = "its key does not name what it sets"
@@ -145,7 +149,7 @@ def judge_setting(record: LogRecord) -> Judged:
         named = (decoded.scope.sku, decoded.scope.location)
         if any(name is not None and _bad_name(name, "scope") for name in named):
             doubt = "its scope names what cannot exist"
-    return Judged(decoded, refusal, doubt)
+    return Judged(decoded, doubt=doubt)
 
 
 def row_of(record: LogRecord, message: events.Message) -> tuple[object, ...]:

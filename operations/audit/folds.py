@@ -139,7 +139,7 @@ def _groups(
 ) -> Iterator[tuple[tuple[object, ...], Iterator[dict[str, object]]]]:
     """Facts by identity, in the one order in which they are folded."""
     columns = [*identity, *_ORDER, "location", "type", "take", "expires_us"]
-    rows = facts.select(dict.fromkeys(columns)).sort([*identity, *_ORDER]).iter_rows(named=True)
+    rows = facts.select(columns).sort([*identity, *_ORDER]).iter_rows(named=True)
     return groupby(rows, key=lambda row: tuple(row[name] for name in identity))
 
 

@@ -70,7 +70,9 @@ class DeadLetters:
         return Counter(
             partition
             for topic, partition, offset in self._letters
-            if topic in TOPIC_ORDER and partition in extents[topic] and offset >= extents[topic][partition].start
+            if topic in TOPIC_ORDER
+            and (extent := extents[topic].get(partition)) is not None
+            and extent.start <= offset < extent.end
         )
 
     def report_unmatched(self, extents: Extents) -> None:
@@ -79,7 +81,9 @@ class DeadLetters:
             extent = extents[topic].get(partition)
             # A compacted log loses overwritten records, a log with retention its oldest.
             if extent is None or offset >= extent.end or (topic not in _COMPACTED and offset >= extent.start):
-                self._findings.add("dead letters", f"a letter is about {topic}[{partition}]@{offset}, not there")
+                self._findings.add(
+                    "dead letters", f"a letter is about {topic}[{partition}]@{offset}, which is not there"
+                )
 
 
 class Inputs:

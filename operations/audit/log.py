@@ -15,7 +15,9 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 BATCH_RECORDS = 10_000
 CALL_TIMEOUT_S = 10.0  # For one metadata or watermark request.
 SILENCE_S_MAX = 30.0  # A reachable broker answers a fetch far sooner, even while it restarts.
-POLL_S = 0.5  # Bounds how late silence is noticed; records are returned as soon as a batch is there.
+RETRY_S = 0.1
+FETCH_WAIT_MS = 20
+POLL_S = 0.5  # Bounds how late silence is noticed; a record ends the wait.
 
 Progress = Callable[[str, int, int], None]
 """Called with a label, the records done and the records to do."""
@@ -48,10 +50,17 @@ Extents = dict[str, dict[int, Extent]]  # registered topic name -> partition -> 
 
 
 class Log:
-    """A reader of whole topics. Every call blocks; none changes anything on the broker."""
+    """A reader of whole topics. Every call blocks; none changes anything on the broker.
 
-    def __init__(self, client_config: Mapping[str, str], topic_name: Callable[[str], str]) -> None:
+    `exact_ends` says that the broker answers truly when asked for the end of a partition. The demo's memory-only
+    broker names the start of the last batch instead, so there the ends are looked for by reading on from there.
+    """
+
+    def __init__(
+        self, client_config: Mapping[str, str], topic_name: Callable[[str], str], exact_ends: bool = True
+    ) -> None:
         self._topic_name = topic_name
+        self._exact_ends = exact_ends
         self._consumer = Consumer(
             {
                 **client_config,
@@ -60,6 +69,8 @@ class Log:
                 "enable.auto.offset.store": False,
                 "enable.partition.eof": True,
                 "auto.offset.reset": "error",
+                # A fetch at the end of one topic must not keep the next topic waiting.
+                "fetch.wait.max.ms": FETCH_WAIT_MS,
             }
         )
 
@@ -78,9 +89,30 @@ class Log:
             AuditImpossible: the broker does not answer, or a topic does not exist.
         """
         try:
-            return {topic: self._extents_of(topic) for topic in topics}
+            found = {topic: self._extents_of(topic) for topic in topics}
         except KafkaException as error:
             raise AuditImpossible(f"cannot ask the broker for offsets: {_text(error)}") from error
+        return found if self._exact_ends else {topic: self._to_real_ends(topic, found[topic]) for topic in found}
+
+    def _to_real_ends(self, topic: str, extents: Mapping[int, Extent]) -> dict[int, Extent]:
+        """The same extents with the ends at which the broker has nothing more to give."""
+        name = self._topic_name(topic)
+        self._consumer.assign([TopicPartition(name, part, extent.end) for part, extent in extents.items()])
+        ends: dict[int, int] = {}
+        until = time.monotonic() + SILENCE_S_MAX
+        while len(ends) < len(extents):
+            message = self._consumer.poll(POLL_S)
+            if time.monotonic() > until:
+                raise AuditImpossible(f"{name}: no end found within {SILENCE_S_MAX:.0f} s")
+            if message is None:
+                continue
+            error, partition, offset = message.error(), message.partition(), message.offset()
+            if partition is None or offset is None:
+                continue
+            if error is not None and error.code() == KafkaError._PARTITION_EOF:
+                ends[partition] = offset
+        self._consumer.unassign()
+        return {partition: Extent(extent.start, ends[partition]) for partition, extent in extents.items()}
 
     def _extents_of(self, topic: str) -> dict[int, Extent]:
         name = self._topic_name(topic)
@@ -89,11 +121,21 @@ class Log:
             raise AuditImpossible(f"topic {name} is not there: create it with `stockflow topics ensure`")
         found = {}
         for partition in sorted(metadata.partitions):
-            low, high = self._consumer.get_watermark_offsets(
-                TopicPartition(name, partition), timeout=CALL_TIMEOUT_S, cached=False
-            )
-            found[partition] = Extent(low, high)
+            found[partition] = self._extent_of(TopicPartition(name, partition))
         return found
+
+    def _extent_of(self, place: TopicPartition) -> Extent:
+        """One partition's offsets; asks again while its leader is being elected or moved."""
+        until = time.monotonic() + CALL_TIMEOUT_S
+        while True:
+            try:
+                low, high = self._consumer.get_watermark_offsets(place, timeout=CALL_TIMEOUT_S, cached=False)
+            except KafkaException as error:
+                if not _passing(error.args[0]) or time.monotonic() > until:
+                    raise
+                time.sleep(RETRY_S)
+            else:
+                return Extent(low, high)
 
     def read(
         self,
@@ -116,9 +158,11 @@ class Log:
         done = 0
         heard_at = time.monotonic()
         while missing:
-            messages = self._consumer.consume(BATCH_RECORDS, POLL_S)
+            first = self._consumer.poll(POLL_S)
+            # A batch with a timeout would wait for its last record; this takes what is there.
+            messages = [] if first is None else [first, *self._consumer.consume(BATCH_RECORDS, 0)]
             batch = [record for message in messages if (record := _take(topic, message, missing, headers)) is not None]
-            if messages:
+            if batch:
                 heard_at = time.monotonic()
             elif time.monotonic() - heard_at > SILENCE_S_MAX:
                 raise AuditImpossible(
@@ -136,8 +180,10 @@ class Log:
 def _take(topic: str, message: Message, missing: dict[int, int], headers: bool) -> LogRecord | None:
     """The record of a message if it is still wanted; strikes its partition off once its end is reached."""
     error, partition, offset = message.error(), message.partition(), message.offset()
+    if error is not None and _passing(error):
+        return None
     if partition is None or offset is None:
-        raise AuditImpossible(f"cannot read {topic}: {'no offset' if error is None else error.str()}")
+        raise AuditImpossible(f"cannot read {topic}: {'a record without offset' if error is None else error.str()}")
     end = missing.get(partition)
     if error is not None:
         if error.code() != KafkaError._PARTITION_EOF:
@@ -159,6 +205,22 @@ def _take(topic: str, message: Message, missing: dict[int, int], headers: bool) 
         _bytes(message.value()),
         tuple((name, _bytes(text)) for name, text in _headers(message)) if headers else (),
     )
+
+
+def _passing(error: KafkaError) -> bool:
+    """Whether the client gets over an error by itself; silence is what ends the waiting then."""
+    return error.retriable() or error.code() in _PASSING
+
+
+_PASSING = frozenset(
+    {
+        KafkaError._ALL_BROKERS_DOWN,
+        KafkaError._TRANSPORT,
+        KafkaError._TIMED_OUT,
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.LEADER_NOT_AVAILABLE,
+    }
+)
 
 
 def _headers(message: Message) -> Iterable[tuple[str, str | bytes | None]]:

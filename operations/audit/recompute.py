@@ -128,7 +128,7 @@ def _committed(first: pl.DataFrame, moment: Moment) -> tuple[pl.DataFrame, froze
     for allocated in allocations(first):
         firm[allocated.sku, allocated.location] += allocated.units
     for hold in open_holds(first):
-        if hold.expires_us is None or hold.expires_us >= moment.latest_us:
+        if hold.expires_us is None or hold.expires_us > moment.latest_us:
             firm[hold.sku, hold.location] += hold.units
         elif hold.expires_us > moment.earliest_us:
             ending[hold.sku, hold.location].append(hold)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 import urllib.error
 import urllib.request
-from collections import Counter, deque
-from collections.abc import Mapping
+from collections import Counter, defaultdict, deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Message, TopicPartition
 from msgspec import MsgspecError
 
 from schemas.records import decode_availability, split_availability_key
@@ -24,6 +24,7 @@ STAGES = ("applied", "acknowledged", "visible")
 FLIPS_SHOWN = 8
 RECORDS_PER_LOOK = 2_000
 HTTP_TIMEOUT_S = 2.0
+QUIET_S = 1.0
 
 _SAMPLE = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)(?: \d+)?$")
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
@@ -81,9 +82,9 @@ class Scrape:
 
 def read_metrics(text: str) -> Scrape:
     """The figures of interest on a page in Prometheus' text format; what is absent counts as nothing."""
-    events: Counter[str] = Counter()
-    published: Counter[str] = Counter()
-    dead_letters: Counter[str] = Counter()
+    events: defaultdict[str, float] = defaultdict(float)
+    published: defaultdict[str, float] = defaultdict(float)
+    dead_letters: defaultdict[str, float] = defaultdict(float)
     latency: dict[str, dict[float, float]] = {}
     lags: list[float] = []
     for line in text.splitlines():
@@ -143,7 +144,13 @@ class StatusWatch:
     def __init__(self, client_config: Mapping[str, str], topic: str, partitions: int) -> None:
         """Joins no group: it must not be seen by the pipeline's."""
         self._consumer = Consumer(
-            {**client_config, "group.id": "stockflow-demo-watch", "enable.auto.commit": False, "fetch.wait.max.ms": 100}
+            {
+                **client_config,
+                "group.id": "stockflow-demo-watch",
+                "enable.auto.commit": False,
+                "fetch.wait.max.ms": 100,
+                "log_level": 2,
+            }
         )
         self._consumer.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for number in range(partitions)])
         self._status: dict[str, str] = {}
@@ -164,7 +171,15 @@ class StatusWatch:
 
     def look(self) -> None:
         """Take in what has arrived since the last look."""
-        for message in self._consumer.consume(RECORDS_PER_LOOK, 0):
+        self._take_in(self._consumer.consume(RECORDS_PER_LOOK, 0))
+
+    def catch_up(self) -> None:
+        """Take in all that is there; returns once nothing has come for a moment."""
+        while messages := self._consumer.consume(RECORDS_PER_LOOK, QUIET_S):
+            self._take_in(messages)
+
+    def _take_in(self, messages: Sequence[Message]) -> None:
+        for message in messages:
             error = message.error()
             if error is not None:
                 if error.fatal():

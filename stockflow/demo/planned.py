@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Any
 
 import msgspec
 
@@ -28,7 +29,7 @@ class Planned:
     topic: Topic
     key: str
     kind: type[Message] | None = None
-    fields: dict[str, object] = field(default_factory=dict)
+    fields: dict[str, Any] = field(default_factory=dict)
     moments: dict[str, float] = field(default_factory=dict)
     raw: bytes | None = None
     refused: str | None = None
@@ -47,7 +48,7 @@ class Planned:
         """
         if self.kind is None:
             raise ValueError("a raw record has no typed message")
-        times = {name: start + timedelta(seconds=after) for name, after in self.moments.items()}
+        times: dict[str, Any] = {name: start + timedelta(seconds=after) for name, after in self.moments.items()}
         return self.kind(**self.fields, **times, occurred_at=start + timedelta(seconds=self.happened_at))
 
     def value(self, start: datetime) -> bytes | None:

@@ -15,6 +15,7 @@ from stockflow.demo.planned import Planned
 TICK_S = 0.002  # Records due within this time go out together: one wake-up each would burn a core for nothing.
 FLUSH_S = 30.0
 QUEUE_FULL_POLL_S = 0.05
+PARTITION_UNASSIGNED = -1  # The partitioner decides, by key.
 
 
 class SendingFailed(RuntimeError):
@@ -33,6 +34,7 @@ class Sender:
                 "acks": "all",
                 "enable.idempotence": True,
                 "linger.ms": 5,
+                "log_level": 2,  # What matters comes back as an error; passing hiccups of a fresh broker do not.
                 "message.timeout.ms": int(FLUSH_S * 1_000),
             }
         )
@@ -48,9 +50,9 @@ class Sender:
         Raises:
             SendingFailed: an earlier record was not delivered, or this one is refused by the producer.
         """
-        arguments: dict[str, object] = {}
+        partition = PARTITION_UNASSIGNED
         if planned.foreign_partition:
-            arguments["partition"] = (partition_of(planned.key, self._partitions) + 1) % self._partitions
+            partition = (partition_of(planned.key, self._partitions) + 1) % self._partitions
         value = planned.value(start)
         while True:
             if self.error is not None:
@@ -61,7 +63,7 @@ class Sender:
                     value=value,
                     key=planned.key,
                     on_delivery=self._delivered,
-                    **arguments,
+                    partition=partition,
                 )
             except BufferError:
                 self._producer.poll(QUEUE_FULL_POLL_S)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from random import Random
+from typing import Any
 
 from schemas.topics import ORDER_RESERVATIONS, POS_SALES, WMS_MOVEMENTS, Topic
 from stock.events import (
@@ -146,7 +147,7 @@ class Shelf:
         if self._on_hand < line.units and not self._chance(SOLD_UNCOUNTED):
             return  # The shelf is empty, the customer leaves (a reservation then runs out).
         self._on_hand -= line.units
-        claim = {} if reservation is None else {"reservation": reservation, "line": "1"}
+        claim: dict[str, Any] = {} if reservation is None else {"reservation": reservation, "line": "1"}
         sale = self._tell(
             at,
             POS_SALES,
@@ -220,7 +221,7 @@ class Shelf:
         )
 
     def _release(self, reservation: str, units: int, at: float) -> None:
-        part = {"units": 1} if units > 1 and self._chance(0.5) else {}
+        part: dict[str, Any] = {"units": 1} if units > 1 and self._chance(0.5) else {}
         self._tell(
             at, ORDER_RESERVATIONS, ReservationReleased, "released", "oms", reservation=reservation, line="1", **part
         )
@@ -243,7 +244,7 @@ class Shelf:
 
     def _allocate(self, at: float, units: int, reservation: str | None = None) -> None:
         order_line = self._new("O")
-        claim = {} if reservation is None else {"reservation": reservation, "line": "1"}
+        claim: dict[str, Any] = {} if reservation is None else {"reservation": reservation, "line": "1"}
         self._tell(
             at, ORDER_RESERVATIONS, OrderAllocated, "allocated", "oms", order_line=order_line, units=units, **claim
         )

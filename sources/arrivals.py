@@ -1,0 +1,50 @@
+"""What the source passes on, one item per partition and turn; plain values, no client."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from confluent_kafka import Message
+
+from sources.restore import Restored
+from sources.settings_topic import RefusedSetting
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A partition is ours and restored; its inputs follow."""
+
+    restored: Restored
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Records of one partition in the order of arrival, from one or more of the keyed inputs."""
+
+    epoch: int
+    messages: list[Message]
+
+
+@dataclass(frozen=True)
+class SettingsRefused:
+    """Settings records that this partition's owner has to send to the dead letters."""
+
+    epoch: int
+    refused: tuple[RefusedSetting, ...]
+
+
+@dataclass(frozen=True)
+class CaughtUp:
+    """Everything that was in the log at the assignment has been passed on."""
+
+    epoch: int
+
+
+@dataclass(frozen=True)
+class Closed:
+    """The partition was taken away; what is known of it is to be forgotten."""
+
+    epoch: int
+
+
+Arrival = Opened | Batch | SettingsRefused | CaughtUp | Closed

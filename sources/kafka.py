@@ -1,0 +1,449 @@
+"""The pipeline's one source: every owned partition of every keyed input, through one consumer of the group.
+
+Rebalance callbacks run inside `poll`, so inside `next_batch`: they open and close assignments, and every batch that
+goes downstream carries the number of its assignment, so that what was read for a lost one is dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import Any, Protocol
+
+from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from schemas.state import CommitMetadata, decode_metadata, encode_metadata
+from sources.arrivals import Arrival, Batch, CaughtUp, Closed, Opened, SettingsRefused
+from sources.commits import Commits, Committed
+from sources.restore import Restorer
+from sources.settings_topic import RefusedSetting, SettingsTopic
+
+BATCH_MESSAGES = 1_000  # Per poll: large enough to conflate, small enough that one takes about 20 ms.
+POLL_IDLE_S = 0.01  # Blocking here is what keeps an idle process idle.
+POLL_BUSY_S = 0.001  # While acknowledgements are expected, they should not wait for the next event.
+SETTINGS_INTERVAL_S = 0.05
+LAG_INTERVAL_S = 1.0
+BROKER_TIMEOUT_S = 10.0
+FINISH_TIMEOUT_S = 5.0  # For handing partitions over in order; what does not finish is replayed by the next owner.
+
+_LONG_AGO = datetime(2000, 1, 1, tzinfo=timezone.utc)
+
+
+class InputLost(Exception):
+    """Positions to read from are not in the log any more: facts are missing for good."""
+
+
+class SourceFailed(Exception):
+    """The consumer cannot go on."""
+
+
+class Outgoing(Protocol):
+    """The publisher as the source sees it."""
+
+    @property
+    def has_room(self) -> bool:
+        """Whether more may be read."""
+
+    @property
+    def waiting(self) -> bool:
+        """Whether acknowledgements are expected."""
+
+    def serve(self, cuts_allowed: bool) -> None:
+        """One turn of work."""
+
+    def rules_changed(self, sku: str | None, location: str | None, cause: Any) -> None:
+        """Rules changed."""
+
+    def lose(self, partition: int) -> None:
+        """A partition is lost."""
+
+    def finish(self, partitions: list[int], timeout_s: float) -> None:
+        """Bring partitions to a committed end."""
+
+    def close(self) -> None:
+        """The process ends."""
+
+
+@dataclass
+class _Assignment:
+    """One Kafka partition on its way from the group's assignment to its loss."""
+
+    epoch: int
+    held: set[str] = field(default_factory=set)
+    start: dict[str, int] = field(default_factory=dict)  # committed position by topic, or OFFSET_BEGINNING
+    metadata: CommitMetadata | None = None
+    live: bool = False
+    behind: set[str] = field(default_factory=set)  # topics whose end has not been seen yet
+
+
+@dataclass
+class SourceStats:
+    """What the metrics and probes tell of the source; written by the worker's thread, read by anyone."""
+
+    turn_at: float = 0.0
+    owned: int = 0
+    live: int = 0
+    catching_up: int = 0
+    restoring: dict[int, int] = field(default_factory=dict)
+    lag: dict[tuple[str, int], int] = field(default_factory=dict)
+    assignments: int = 0
+    revocations: int = 0
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """What the source needs to know of the settings. Topics are names on the broker, in registered order."""
+
+    client_config: Mapping[str, str]
+    topics: tuple[str, ...]
+    partitions: int
+    group_id: str
+    group_protocol: str
+    accept_lost_input: bool
+
+
+class EventsSource(FixedPartitionedSource[tuple[str, Arrival], None]):
+    """Bytewax's view: one input partition, whatever number of Kafka partitions the group assigns."""
+
+    def __init__(self, reader: EventsReader) -> None:
+        self._reader = reader
+
+    def list_parts(self) -> list[str]:
+        """The one input partition."""
+        return ["group"]
+
+    def build_part(self, step_id: str, for_part: str, resume_state: None) -> EventsReader:
+        """The reader; there is nothing to resume, positions live in the group."""
+        return self._reader
+
+
+class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
+    """Reads, restores, and gives the publisher its turns. Blocks for at most 10 ms at a time.
+
+    Raises from `next_batch` whatever makes going on unsafe; the caller must then end the process at once.
+
+    Args:
+        in_flow: how many of the items passed on have reached the sink.
+    """
+
+    def __init__(
+        self,
+        options: SourceOptions,
+        settings: SettingsTopic,
+        restorer: Restorer,
+        outgoing: Outgoing,
+        in_flow: Callable[[], int],
+        commits: Commits,
+        clock: Callable[[], float],
+        log: Any,
+    ) -> None:
+        self.stats = SourceStats()
+        self.stop_requested = False
+        self._options, self._settings, self._restorer, self._outgoing = options, settings, restorer, outgoing
+        self._arrived, self._commits, self._clock, self._log = in_flow, commits, clock, log
+        self._assignments: dict[int, _Assignment] = {}
+        self._catching_up: set[int] = set()
+        self._epoch = 0
+        self._emitted = 0
+        self._pending: list[tuple[str, Arrival]] = []
+        self._settings_at = self._lag_at = 0.0
+        self._failure: Exception | None = None
+        self._incremental = options.group_protocol == "consumer"
+        self._consumer = Consumer(self._config())
+        commits.send = self._send_commit
+        self._consumer.subscribe(
+            list(options.topics), on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost
+        )
+
+    # Bytewax
+
+    def next_batch(self) -> list[tuple[str, Arrival]]:
+        """One turn: serve the publisher, then pass on whatever has arrived, one batch per partition."""
+        now = self.stats.turn_at = self._clock()
+        if self._commits.expired(now):
+            raise SourceFailed("the lease is over: no commit was acknowledged in time, another process may own by now")
+        drained = self._arrived() == self._emitted
+        self._outgoing.serve(drained)
+        self._commits.serve(now)
+        if now - self._settings_at >= SETTINGS_INTERVAL_S:
+            self._settings_at = now
+            self._take_settings()
+        if self._restorer.busy:
+            self._take_restored()
+        if self.stop_requested:
+            self._consumer.poll(0)
+            if drained:
+                self._finish_all()
+                raise StopIteration
+        elif self._outgoing.has_room:
+            self._read()
+        if self._failure is not None:
+            raise self._failure
+        if now - self._lag_at >= LAG_INTERVAL_S:
+            self._lag_at = now
+            self._measure_lag()
+        items, self._pending = self._pending, []
+        self._emitted += len(items)
+        return items
+
+    def next_awake(self) -> datetime:
+        """At once: waiting happens inside the poll."""
+        return _LONG_AGO
+
+    def snapshot(self) -> None:
+        """Nothing: Bytewax recovery is not used."""
+
+    def close(self) -> None:
+        """Leave the group."""
+        self._restorer.close()
+        self._settings.close()
+        self._consumer.close()
+
+    # Reading
+
+    def _config(self) -> dict[str, Any]:
+        config: dict[str, Any] = {
+            **self._options.client_config,
+            "group.id": self._options.group_id,
+            "enable.auto.commit": False,
+            "enable.auto.offset.store": False,
+            "auto.offset.reset": "error",
+            "enable.partition.eof": True,
+            "on_commit": self._commits.answered,
+        }
+        if self._incremental:
+            return {**config, "group.protocol": "consumer", "group.remote.assignor": "range"}
+        return {**config, "group.protocol": "classic", "partition.assignment.strategy": "range"}
+
+    def _read(self) -> None:
+        busy = self._outgoing.waiting or self._restorer.busy or self._pending
+        first = self._consumer.poll(POLL_BUSY_S if busy else POLL_IDLE_S)
+        if first is None:
+            return
+        by_partition: dict[int, list[Message]] = {}
+        for message in (first, *self._consumer.consume(BATCH_MESSAGES, 0)):
+            if message.error() is not None:
+                self._take_error(message)
+                continue
+            by_partition.setdefault(message.partition() or 0, []).append(message)
+        for partition, messages in by_partition.items():
+            assignment = self._assignments.get(partition)
+            if assignment is not None and assignment.live:
+                self._pending.append((str(partition), Batch(assignment.epoch, messages)))
+        for partition, assignment in self._assignments.items():
+            if assignment.live and not assignment.behind and partition in self._catching_up:
+                self._catching_up.discard(partition)
+                self._pending.append((str(partition), CaughtUp(assignment.epoch)))
+
+    def _take_error(self, message: Message) -> None:
+        error = message.error()
+        assert error is not None
+        partition, topic = message.partition() or 0, str(message.topic())
+        if error.code() == KafkaError._PARTITION_EOF:
+            assignment = self._assignments.get(partition)
+            if assignment is not None and assignment.live:
+                assignment.behind.discard(topic)
+        elif error.code() == KafkaError._AUTO_OFFSET_RESET:
+            self._failure = _lost(topic, partition, str(error))
+        elif error.fatal() or error.code() in _HOPELESS:
+            self._failure = SourceFailed(f"{topic}: {error}")
+        else:
+            self._log.warning("kafka_error", topic=topic, partition=partition, error=str(error))
+
+    def _take_settings(self) -> None:
+        known = len(self._settings.refused)
+        for change in self._settings.poll():
+            self._outgoing.rules_changed(change.sku, change.location, change.cause)
+        for partition, assignment in self._assignments.items():
+            if assignment.live and len(self._settings.refused) > known:
+                self._owe_settings(partition, assignment, self._settings.refused[known:])
+
+    def _owe_settings(self, partition: int, assignment: _Assignment, refused: list[RefusedSetting]) -> None:
+        """Refused settings go to the dead letters through the owner of the partition with their number."""
+        mine = tuple(r for r in refused if (r.message.partition() or 0) % self._options.partitions == partition)
+        if mine:
+            self._pending.append((str(partition), SettingsRefused(assignment.epoch, mine)))
+
+    def _take_restored(self) -> None:
+        for restored in self._restorer.step():
+            partition = restored.partition
+            assignment = self._assignments.get(partition)
+            if assignment is None or assignment.epoch != restored.epoch:
+                continue
+            self._check_positions(partition, assignment)
+            assignment.live = True
+            assignment.behind = set(self._options.topics)
+            self._catching_up.add(partition)
+            self._log.info(
+                "partition_restored",
+                partition=partition,
+                generation=restored.generation,
+                records=len(restored.records),
+                to_show=len(restored.shown),
+            )
+            self._pending.append((str(partition), Opened(restored)))
+            self._owe_settings(partition, assignment, self._settings.refused)
+            self._consumer.resume([TopicPartition(topic, partition) for topic in self._options.topics])
+
+    def _check_positions(self, partition: int, assignment: _Assignment) -> None:
+        """A committed position must be inside the log; before it, or after its end, facts were lost."""
+        for topic in self._options.topics:
+            start = assignment.start[topic]
+            if start == OFFSET_BEGINNING:
+                continue
+            where = TopicPartition(topic, partition)
+            low, high = self._consumer.get_watermark_offsets(where, timeout=BROKER_TIMEOUT_S)
+            if low <= start <= high:
+                continue
+            text = f"committed position {start}, but the log holds {low} to {high}"
+            if not self._options.accept_lost_input:
+                raise _lost(topic, partition, text)
+            self._log.warning("input_lost_accepted", topic=topic, partition=partition, detail=text)
+            assignment.start[topic] = OFFSET_BEGINNING
+            self._consumer.seek(TopicPartition(topic, partition, OFFSET_BEGINNING))
+
+    def _measure_lag(self) -> None:
+        lag = {}
+        for partition, assignment in self._assignments.items():
+            if not assignment.live:
+                continue
+            tps = [TopicPartition(topic, partition) for topic in self._options.topics]
+            for tp in self._consumer.position(tps):
+                _, high = self._consumer.get_watermark_offsets(tp, cached=True) or (0, 0)
+                at = tp.offset if tp.offset >= 0 else assignment.start[tp.topic]
+                lag[tp.topic, partition] = max(0, high - max(0, at))
+        self.stats.lag = lag
+        self.stats.restoring = self._restorer.records_read()
+        self.stats.catching_up = len(self._catching_up)
+        self._count_owned()
+
+    def _count_owned(self) -> None:
+        complete = [a for a in self._assignments.values() if len(a.held) == len(self._options.topics)]
+        self.stats.owned = len(complete)
+        self.stats.live = sum(1 for a in complete if a.live)
+
+    # The group
+
+    def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        now = self._clock()
+        self.stats.assignments += len(partitions)
+        held: list[TopicPartition] = []
+        for tp in consumer.committed(partitions, timeout=BROKER_TIMEOUT_S) if partitions else ():
+            tp.offset = tp.offset if tp.offset >= 0 else OFFSET_BEGINNING
+            assignment = self._assignments.get(tp.partition)
+            if assignment is None:
+                self._epoch += 1
+                assignment = self._assignments[tp.partition] = _Assignment(self._epoch)
+            assignment.held.add(tp.topic)
+            assignment.start[tp.topic] = tp.offset
+            assignment.metadata = decode_metadata(tp.metadata) if tp.offset >= 0 else None
+            held.append(TopicPartition(tp.topic, tp.partition, tp.offset))
+        # Take everything over at its committed position, but read nothing before it is restored.
+        if self._incremental:
+            consumer.incremental_assign(held)
+        else:
+            consumer.assign(held)
+        consumer.pause(held)
+        for partition in {tp.partition for tp in partitions}:
+            assignment = self._assignments[partition]
+            if len(assignment.held) == len(self._options.topics):
+                self._commits.own(partition, self._standing(assignment), now)
+                self._restorer.start(partition, assignment.epoch, assignment.metadata)
+        self._log.info("assigned", partitions=sorted({tp.partition for tp in partitions}))
+        self._count_owned()
+
+    def _standing(self, assignment: _Assignment) -> Committed | None:
+        """What stands committed and is repeated to keep the lease; None if nothing ever was."""
+        if assignment.metadata is None or OFFSET_BEGINNING in assignment.start.values():
+            return None
+        metadata = assignment.metadata
+        text = encode_metadata(metadata.generation, metadata.availability, metadata.dead_letters)
+        return Committed(tuple(assignment.start[topic] for topic in self._options.topics), text)
+
+    def _revoked(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        numbers = sorted({tp.partition for tp in partitions})
+        self._log.info("revoked", partitions=numbers)
+        live = [n for n in numbers if n in self._assignments and self._assignments[n].live]
+        if live and self._failure is None:
+            try:
+                self._outgoing.finish(live, FINISH_TIMEOUT_S)
+                ready = self._commits.take_ready(live)
+                if ready:
+                    self._consumer.commit(offsets=ready, asynchronous=True)
+            except Exception as failure:  # noqa: BLE001 - raised from the next turn, a callback must not swallow it
+                self._failure = failure
+        self._drop(partitions)
+        if self._incremental:
+            consumer.incremental_unassign(partitions)
+        else:
+            consumer.unassign()
+
+    def _lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._log.warning("lost", partitions=sorted({tp.partition for tp in partitions}))
+        self._drop(partitions)
+        if self._incremental:
+            consumer.incremental_unassign(partitions)
+        else:
+            consumer.unassign()
+
+    def _drop(self, partitions: list[TopicPartition]) -> None:
+        """Forget partitions at once; one that is kept for other topics starts over when it is whole again."""
+        self.stats.revocations += len(partitions)
+        for tp in partitions:
+            assignment = self._assignments.get(tp.partition)
+            if assignment is None:
+                continue
+            assignment.held.discard(tp.topic)
+            if assignment.live:
+                self._pending.append((str(tp.partition), Closed(assignment.epoch)))
+                self._restart(tp.partition, assignment)
+            if not assignment.held:
+                del self._assignments[tp.partition]
+            self._restorer.abandon(tp.partition)
+            self._commits.disown(tp.partition)
+            self._outgoing.lose(tp.partition)
+        self._count_owned()
+
+    def _restart(self, partition: int, assignment: _Assignment) -> None:
+        """What is still held of a broken-up partition waits, back at its committed position."""
+        self._epoch += 1
+        assignment.epoch, assignment.live = self._epoch, False
+        self._catching_up.discard(partition)
+        kept = [TopicPartition(topic, partition) for topic in assignment.held]
+        if kept:
+            self._consumer.pause(kept)
+            for tp in self._consumer.committed(kept, timeout=BROKER_TIMEOUT_S):
+                tp.offset = tp.offset if tp.offset >= 0 else OFFSET_BEGINNING
+                assignment.start[tp.topic] = tp.offset
+                self._consumer.seek(tp)
+
+    def _send_commit(self, offsets: list[TopicPartition]) -> None:
+        try:
+            self._consumer.commit(offsets=offsets, asynchronous=True)
+        except KafkaException as error:
+            self._commits.answered(error.args[0], offsets)
+
+    def _finish_all(self) -> None:
+        """An orderly end: everything published and committed, then gone."""
+        live = [partition for partition, assignment in self._assignments.items() if assignment.live]
+        self._outgoing.finish(live, FINISH_TIMEOUT_S)
+        ready = self._commits.take_ready(live)
+        if ready:
+            try:
+                self._consumer.commit(offsets=ready, asynchronous=False)
+            except KafkaException as error:
+                self._log.warning("last_commit_failed", error=str(error))
+        self._drop([TopicPartition(topic, p) for p in list(self._assignments) for topic in self._options.topics])
+        self._outgoing.close()
+
+
+_HOPELESS = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED)
+
+
+def _lost(topic: str, partition: int, text: str) -> InputLost:
+    return InputLost(
+        f"{topic} partition {partition}: {text}. Facts are missing for good: recount what they concern, then start "
+        "once with STOCKFLOW_ACCEPT_LOST_INPUT=true; and give the topic a longer retention"
+    )

@@ -1,0 +1,235 @@
+"""Taking over a partition: read its state, claim it, read up to the claim and the tails of its outputs.
+
+Runs step by step beside live partitions, so a takeover never stops them. One consumer, assigned by hand, serves all
+partitions that are being restored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, TopicPartition
+
+from schemas.dead_letters import origin
+from schemas.state import CLAIM_KEY, GENERATION_MAX, CommitMetadata, decode_claim, open_envelope
+
+SLICE_MESSAGES = 5_000  # Read per turn while others wait; about 10 ms of work.
+
+
+class RestoreFailed(Exception):
+    """A partition cannot be taken over; going on would lose or overwrite something."""
+
+
+@dataclass
+class Restored:
+    """What a new owner knows of a partition before it reads its first input.
+
+    `records`: packed state by key, the newest that counts. `rewrite`: keys whose newest record on the topic does not.
+    `shown`: keys that stand in the tail of the availability topic. `letters`: origins of dead letters already sent.
+    The `*_next` offsets are where our own writes must continue without a gap.
+    """
+
+    partition: int
+    epoch: int
+    generation: int = 0
+    records: dict[str, bytes] = field(default_factory=dict)
+    rewrite: set[str] = field(default_factory=set)
+    shown: set[str] = field(default_factory=set)
+    letters: set[tuple[str, int, int]] = field(default_factory=set)
+    state_next: int = 0
+    availability_next: int = 0
+    dead_letters_next: int = 0
+
+
+@dataclass
+class _Progress:
+    restored: Restored
+    tails: dict[str, int]
+    newest_claim: int = 0
+    claiming: bool = False
+    claimed: int = 0
+    state_done: bool = False
+    tails_done: set[str] = field(default_factory=set)
+    read: int = 0
+
+
+class Restorer:
+    """Restores assigned partitions. Called by the source each turn; never blocks longer than one slice.
+
+    Args:
+        client_config: librdkafka properties of every client.
+        state_topic, availability_topic, dead_letters_topic: names on the broker.
+        claim: appends a claim record (partition, generation) to the state topic.
+        writer: this process, unique per start.
+    """
+
+    def __init__(
+        self,
+        client_config: Mapping[str, str],
+        state_topic: str,
+        availability_topic: str,
+        dead_letters_topic: str,
+        claim: Callable[[int, int], None],
+        writer: str,
+    ) -> None:
+        self._state, self._availability, self._letters = state_topic, availability_topic, dead_letters_topic
+        self._claim = claim
+        self._writer = writer
+        self._progress: dict[int, _Progress] = {}
+        self._config = {
+            **client_config,
+            "group.id": "stockflow-state-reader",  # never joined: partitions are assigned by hand
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+            "auto.offset.reset": "error",
+        }
+        self._consumer: Consumer | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a partition is being restored."""
+        return bool(self._progress)
+
+    def records_read(self) -> dict[int, int]:
+        """State records read so far per partition that is being restored."""
+        return {partition: progress.read for partition, progress in self._progress.items()}
+
+    def start(self, partition: int, epoch: int, committed: CommitMetadata | None) -> None:
+        """Begin to restore; the tails start where the commit says, or at the log's start."""
+        tails = {
+            self._availability: OFFSET_BEGINNING if committed is None else committed.availability,
+            self._letters: OFFSET_BEGINNING if committed is None else committed.dead_letters,
+        }
+        self._progress[partition] = _Progress(Restored(partition, epoch), tails)
+        if self._consumer is None:
+            self._consumer = Consumer(self._config)
+        self._consumer.incremental_assign([TopicPartition(self._state, partition, OFFSET_BEGINNING)])
+
+    def abandon(self, partition: int) -> None:
+        """The partition was taken away before it was restored."""
+        progress = self._progress.pop(partition, None)
+        if progress is not None and self._consumer is not None:
+            mine = [tp for tp in self._consumer.assignment() if tp.partition == partition]
+            if mine:
+                self._consumer.incremental_unassign(mine)
+        self._rest()
+
+    def step(self) -> list[Restored]:
+        """Read one slice; the partitions that are complete come back.
+
+        Raises:
+            RestoreFailed: state cannot be read.
+            UnknownFormat: state was written by a newer program.
+        """
+        if self._consumer is None:
+            return []
+        for message in self._consumer.consume(SLICE_MESSAGES, 0):
+            progress = self._progress.get(message.partition() or 0)
+            if progress is None:
+                continue
+            if message.error() is not None:
+                self._end_or_fail(progress, message)
+            elif message.topic() == self._state:
+                self._take_state(progress, message)
+            else:
+                self._take_tail(progress, message)
+        done = [p for p in self._progress.values() if p.state_done and len(p.tails_done) == len(p.tails)]
+        for progress in done:
+            self.abandon(progress.restored.partition)
+        return [progress.restored for progress in done]
+
+    def close(self) -> None:
+        """Stop reading."""
+        self._progress.clear()
+        self._rest()
+
+    def _rest(self) -> None:
+        if not self._progress and self._consumer is not None:
+            self._consumer.close()
+            self._consumer = None
+
+    def _end_or_fail(self, progress: _Progress, message: Message) -> None:
+        error = message.error()
+        assert error is not None
+        if error.code() == KafkaError._PARTITION_EOF:
+            topic, offset = message.topic(), message.offset()
+            assert topic is not None
+            assert offset is not None
+            if topic == self._state:
+                self._claim_next(progress)
+            else:
+                progress.tails_done.add(topic)
+                if topic == self._availability:
+                    progress.restored.availability_next = offset
+                else:
+                    progress.restored.dead_letters_next = offset
+        elif error.code() == KafkaError._AUTO_OFFSET_RESET and message.topic() != self._state:
+            # The tail's start was deleted by retention: everything that is left is tail.
+            assert self._consumer is not None
+            tail = TopicPartition(str(message.topic()), progress.restored.partition, OFFSET_BEGINNING)
+            self._consumer.incremental_unassign([tail])
+            self._consumer.incremental_assign([tail])
+        elif error.fatal() or not error.retriable():
+            raise RestoreFailed(f"partition {progress.restored.partition} of {message.topic()}: {error}")
+
+    def _claim_next(self, progress: _Progress) -> None:
+        if progress.claiming:
+            return
+        progress.claimed = max(progress.newest_claim, progress.claimed) + 1
+        if progress.claimed > GENERATION_MAX:
+            raise RestoreFailed(
+                f"partition {progress.restored.partition} has used up all {GENERATION_MAX} generations; "
+                "stop every process, delete and re-create the state topic, and replay the inputs"
+            )
+        progress.claiming = True
+        self._claim(progress.restored.partition, progress.claimed)
+
+    def _take_state(self, progress: _Progress, message: Message) -> None:
+        key, value, offset = message.key(), message.value(), message.offset()
+        assert offset is not None
+        progress.read += 1
+        name = (key or b"").decode()
+        if name == CLAIM_KEY and value is not None:
+            claim = decode_claim(value)
+            newest_before, progress.newest_claim = progress.newest_claim, max(progress.newest_claim, claim.generation)
+            if claim.writer == self._writer and claim.generation == progress.claimed:
+                self._reach_claim(progress, newest_before, offset)
+            return
+        restored = progress.restored
+        if value is None:
+            restored.records.pop(name, None)
+            restored.rewrite.discard(name)
+            return
+        generation, packed = open_envelope(value)
+        if generation < progress.newest_claim:
+            restored.rewrite.add(name)  # a fenced writer's late record: not ours to believe
+            return
+        restored.records[name] = packed
+        restored.rewrite.discard(name)
+
+    def _reach_claim(self, progress: _Progress, newest_before: int, offset: int) -> None:
+        """Our own claim was read: it holds unless someone else's stands before it with as high a generation."""
+        restored = progress.restored
+        progress.claiming = False
+        if newest_before >= progress.claimed:
+            self._claim_next(progress)
+            return
+        restored.generation = progress.claimed
+        restored.state_next = offset + 1
+        progress.state_done = True
+        assert self._consumer is not None
+        self._consumer.incremental_unassign([TopicPartition(self._state, restored.partition)])
+        self._consumer.incremental_assign(
+            [TopicPartition(topic, restored.partition, start) for topic, start in progress.tails.items()]
+        )
+
+    def _take_tail(self, progress: _Progress, message: Message) -> None:
+        if message.topic() == self._availability:
+            progress.restored.shown.add((message.key() or b"").decode(errors="replace"))
+            return
+        headers: list[Any] = list(message.headers() or ())
+        found = origin(headers)
+        if found is not None:
+            progress.restored.letters.add(found)

@@ -1,0 +1,229 @@
+"""Wiring of `stockflow run`: settings in, one running pipeline out; the only place where its parts meet."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from bytewax.testing import run_main
+from confluent_kafka import KafkaException
+
+from dataflows.availability import build
+from dataflows.keep_balances import BalanceContext, BalanceStats
+from operations.topics import KafkaUnreachable, start_problems
+from schemas.state import UnknownFormat
+from schemas.topics import AVAILABILITY, DEAD_LETTERS, KEYED_INPUTS, STOCK_SETTINGS, STOCK_STATE
+from sinks.latency import Latencies
+from sinks.publisher import OutputTopics, Pace, Publisher
+from sinks.redis_view import RedisView
+from sinks.view_sync import KafkaTopicReader
+from sources.commits import Commits
+from sources.kafka import EventsReader, SourceOptions, SourceStats
+from sources.ranges import KafkaRanges
+from sources.restore import Restorer
+from sources.settings_topic import SettingsTopic, SettingsUnreachable
+from stock.policies import Policies
+from stockflow import __version__, logs
+from stockflow.health import CannotListen, HealthServer, Verdict
+from stockflow.metrics import Measured, registry_for
+from stockflow.settings import Settings
+
+FINE, FAILED = 0, 1
+STALLED_S = 30.0  # A worker that took no turn for this long makes no progress; its longest wait is 10 s.
+VIEW_FLUSH_TIMEOUT_S = 3.0
+
+log = logs.get("stockflow.run")
+
+
+def run(settings: Settings) -> int:
+    """Run the pipeline until SIGTERM or SIGINT (exit code 0), or until it cannot go on safely (1).
+
+    After a failed delivery or a lost lease the process ends at once by `os._exit`, since every further moment could
+    send records that it has no right to send.
+    """
+    logs.configure(settings.log_level)
+    log.info(
+        "starting",
+        version=__version__,
+        bootstrap_servers=settings.bootstrap_servers,
+        redis_url=logs.mask_url(settings.redis_url),
+        group_id=settings.group_id,
+    )
+    try:
+        partitions = _checked_partitions(settings)
+        pipeline = Pipeline(settings, partitions)
+        pipeline.start()
+    except (NotReady, KafkaUnreachable, SettingsUnreachable, CannotListen, KafkaException) as error:
+        log.error("cannot_start", error=str(error))
+        return FAILED
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: pipeline.request_stop())
+    try:
+        run_main(build(pipeline.reader, pipeline.context, pipeline.publisher))
+    except BaseException as error:  # noqa: BLE001 - whatever it is, nothing more may be produced
+        _die(error)
+    pipeline.stop()
+    log.info("stopped")
+    return FINE
+
+
+class NotReady(Exception):
+    """Topics are not as the guarantees need them; the text says what to do."""
+
+
+class Pipeline:
+    """The parts of one running process, connected."""
+
+    def __init__(self, settings: Settings, partitions: int) -> None:
+        writer = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        client: dict[str, Any] = {**settings.client_config(), "logger": logs.standard("kafka")}
+        availability, letters = settings.topic(AVAILABILITY.name), settings.topic(DEAD_LETTERS.name)
+        state = settings.topic(STOCK_STATE.name)
+        inputs = tuple(settings.topic(topic.name) for topic in KEYED_INPUTS)
+        lease_s = settings.lease_ms / 1000
+        policies, visible, balances = Policies(), Latencies(), BalanceStats()
+        self._settings_topic = SettingsTopic(client, settings.topic(STOCK_SETTINGS.name), policies)
+        self.commits = Commits(inputs, lease_s)
+        self.view = RedisView(
+            settings.redis_url,
+            KafkaTopicReader(client, availability),
+            observe=lambda since_ms, now_ms: visible.observe((now_ms - since_ms) / 1000) if since_ms else None,
+            log=logs.get("stockflow.redis"),
+        )
+        self.publisher = Publisher(
+            client,
+            OutputTopics(availability, letters, state),
+            Pace(
+                settings.routine_interval_ms / 1000,
+                settings.commit_interval_ms / 1000,
+                lease_s,
+                settings.linger_ms / 1000,
+            ),
+            self.view,
+            self.commits,
+            KafkaRanges(client),
+            writer,
+            time.monotonic,
+            _wall_us,
+            logs.get("stockflow.publisher"),
+        )
+        self.context = BalanceContext(
+            policies,
+            {name: position for position, name in enumerate(inputs)},
+            partitions,
+            settings.facts_remembered,
+            balances,
+            _wall_us,
+        )
+        self.reader = EventsReader(
+            SourceOptions(
+                client,
+                inputs,
+                partitions,
+                settings.group_id,
+                settings.group_protocol,
+                settings.accept_lost_input,
+            ),
+            self._settings_topic,
+            Restorer(client, state, availability, letters, self.publisher.claim, writer),
+            self.publisher,
+            lambda: balances.handled,
+            self.commits,
+            time.monotonic,
+            logs.get("stockflow.source"),
+        )
+        self._ready_lag_max = settings.ready_lag_max
+        measured = Measured(
+            balances,
+            self.reader.stats,
+            self.publisher,
+            self.commits,
+            self.view,
+            visible,
+            time.monotonic,
+            {settings.topic(topic.name): topic.name for topic in KEYED_INPUTS},
+        )
+        self._health = HealthServer(
+            settings.metrics_host,
+            settings.metrics_port,
+            registry_for(measured),
+            lambda: alive(self.reader.stats, time.monotonic()),
+            lambda: ready(self.reader.stats, self._ready_lag_max),
+        )
+
+    def start(self) -> None:
+        """Open the port, read the settings to their end, connect the view.
+
+        Raises:
+            CannotListen: the port is taken.
+            SettingsUnreachable: the settings topic could not be read.
+        """
+        self._health.start()
+        self._settings_topic.read_to_end()
+        self.view.start()
+        self.reader.stats.turn_at = time.monotonic()
+
+    def request_stop(self) -> None:
+        """Ask for an orderly end; safe in a signal handler."""
+        self.reader.stop_requested = True
+
+    def stop(self) -> None:
+        """Let the view write what it has, then close the port."""
+        self.view.stop(VIEW_FLUSH_TIMEOUT_S)
+        self._health.close()
+
+
+def alive(source: SourceStats, now: float) -> Verdict:
+    """Whether the worker makes progress: it takes a turn every few milliseconds, restoring or idle."""
+    age_s = now - source.turn_at
+    if age_s > STALLED_S:
+        return Verdict(False, f"the worker took no turn for {age_s:.0f} s", {"turn_age_s": round(age_s, 1)})
+    return Verdict(True, "the worker makes progress", {"turn_age_s": round(age_s, 3)})
+
+
+def ready(source: SourceStats, lag_max: int) -> Verdict:
+    """Whether this process owns partitions, has restored them and is close behind its inputs."""
+    lag = sum(source.lag.values())
+    details = {"owned": source.owned, "live": source.live, "catching_up": source.catching_up, "lag": lag}
+    if source.owned == 0:
+        return Verdict(False, "owns no partition yet", details)
+    if source.live < source.owned:
+        return Verdict(False, "is restoring partitions", details)
+    if lag > lag_max:
+        return Verdict(False, f"is {lag} records behind, more than {lag_max}", details)
+    return Verdict(True, "owns partitions and is up to date", details)
+
+
+def _checked_partitions(settings: Settings) -> int:
+    """The topics' common partition count, once everything that the guarantees rest on is as it must be.
+
+    Raises:
+        NotReady: it is not.
+        KafkaUnreachable: no broker answers.
+    """
+    check = start_problems(settings.client_config(), settings.topic)
+    for warning in check.warnings:
+        log.warning("topics_unchecked", detail=warning)
+    if check.problems or check.partitions is None:
+        raise NotReady("; ".join(check.problems) or "the topics share no partition count")
+    return check.partitions
+
+
+def _wall_us() -> int:
+    return time.time_ns() // 1000
+
+
+def _die(error: BaseException) -> None:
+    """End at once: no destructor may flush what this process has no right to send any more."""
+    cause = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    known: Mapping[type, str] = {UnknownFormat: "start a stockflow that is at least as new as the one that wrote it"}
+    log.critical("fatal", error=f"{type(cause).__name__}: {cause}", advice=known.get(type(cause)), exc_info=cause)
+    logs.flush()
+    os._exit(FAILED)
