@@ -19,7 +19,7 @@ from typing import Any
 
 import structlog
 
-from sinks.view_store import Marker, RedisStore, StoreUnavailable, ViewStore
+from sinks.view_store import Change, Marker, RedisStore, StoreUnavailable, ViewStore
 from sinks.view_sync import Batch, TopicReader
 
 MARK_INTERVAL_S = 1.0  # How much is read again after a failover, and how soon a wipe is noticed.
@@ -261,9 +261,10 @@ class RedisView:
         with self._lock:
             return list(self._shares.values())
 
-    def _writable(self, number: int) -> bool:
+    def _owner(self, number: int) -> _Share | None:
+        """The share of a pending record, unless it was given up or may not write."""
         share = self._numbered.get(number)
-        return share is not None and share.state is not _State.OUTRANKED
+        return None if share is None or share.state is _State.OUTRANKED else share
 
     def _suspend(self, error: str) -> None:
         """The connection is gone, and with it the certainty of everything that no marker covers."""
@@ -287,7 +288,7 @@ class RedisView:
 
     def _put_back(self, entries: _Pending) -> None:
         """Make written or half-written records pending again, unless newer ones of their keys are."""
-        merged = {key: entry for key, entry in entries.items() if self._writable(entry[0])}
+        merged = {key: entry for key, entry in entries.items() if self._owner(entry[0])}
         with self._lock:
             merged.update(self._pending)
             self._pending = merged
@@ -359,15 +360,23 @@ class RedisView:
             batch = self._pending
             if not batch:
                 return
+            if any(share.state is _State.UNKNOWN for share in self._shares.values()):
+                return  # Just taken over: its marker must be ours before its first record is written.
             self._pending = {}
             self._in_flight = len(batch)
             highs = [(share, share.high) for share in self._shares.values() if share.accepting]
         keys = list(batch)
         for start in range(0, len(keys), RECORDS_PER_TRIP):
-            trip = [(key, batch[key]) for key in keys[start : start + RECORDS_PER_TRIP]]
-            trip = [(key, entry) for key, entry in trip if self._writable(entry[0])]
+            trip = []
+            changes: list[Change] = []
+            for key in keys[start : start + RECORDS_PER_TRIP]:
+                entry = batch[key]
+                owner = self._owner(entry[0])
+                if owner is not None:
+                    trip.append((key, entry))
+                    changes.append((key, entry[1], owner.generation))
             try:
-                self._write([(key, entry[1]) for key, entry in trip])
+                self._write(changes)
             except StoreUnavailable:
                 self._put_back({key: batch[key] for key in keys[start:]})
                 raise
@@ -384,7 +393,7 @@ class RedisView:
         for share, high in highs:
             share.written = high
 
-    def _write(self, changes: list[tuple[str, bytes | None]]) -> None:
+    def _write(self, changes: list[Change]) -> None:
         if changes:
             refused = self._store.write(changes)
             self.stats.writes += len(changes) - refused
@@ -406,9 +415,10 @@ class RedisView:
             self._reading_ended(share)
             return
         newest = {key: (value, offset) for key, value, offset in batch}
-        changes = [(k, value) for k, (value, offset) in newest.items() if share.live.get(k, -1) < offset]
+        live = share.live
+        changes = [(k, value, share.generation) for k, (value, at) in newest.items() if live.get(k, -1) < at]
         for start in range(0, len(changes), RECORDS_PER_TRIP):
-            if not self._writable(share.number):
+            if self._owner(share.number) is None:
                 self._end_reading(share)
                 return
             self._write(changes[start : start + RECORDS_PER_TRIP])

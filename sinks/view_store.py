@@ -28,7 +28,7 @@ MARKER_PREFIX = "stockflow:view:"
 
 SOCKET_TIMEOUT_S = 1.5  # A black-holed server costs the view's thread this much, never more per answer.
 RECORDS_PER_CALL = 200  # About 120 KB and well under a millisecond of the server's one thread.
-VERSION_MAX = 2**53  # Lua compares doubles; no version reaches this.
+GENERATION_SHIFT = 32  # A version is its writer's generation, then a counter of this many bits.
 
 # One record per (KEYS[i], ARGV[2i-1], ARGV[2i]). A value is refused if the stored one has a higher version; `-<n>`
 # deletes what has at most version n, so that a delete which arrives late cannot take a newer value with it.
@@ -74,6 +74,7 @@ _WRITE, _MOVE_MARKER = _SCRIPTS
 _VERSION = re.compile(rb'^\{"version":(\d+)')
 
 Command = tuple[Any, ...]
+Change = tuple[str, bytes | None, int]  # `sku|location`, value (None deletes), generation of the writer
 
 
 class StoreUnavailable(Exception):
@@ -97,8 +98,8 @@ class ViewStore(Protocol):
     def connect(self) -> None:
         """Open new connections, to whatever is the primary now."""
 
-    def write(self, changes: Sequence[tuple[str, bytes | None]]) -> int:
-        """Write values by `sku|location`, None deletes; how many were refused because a newer one is stored."""
+    def write(self, changes: Sequence[Change]) -> int:
+        """Write or delete; how many were refused because a newer value is stored."""
 
     def read_markers(self, partitions: Sequence[int]) -> dict[int, Marker | None]:
         """The marker of each partition; None if it is missing or unreadable."""
@@ -148,18 +149,21 @@ class RedisStore:
             self.close()
             raise StoreUnavailable(_text(error)) from error
 
-    def write(self, changes: Sequence[tuple[str, bytes | None]]) -> int:
-        """Write values by `sku|location`, None deletes; how many were refused because a newer one is stored.
+    def write(self, changes: Sequence[Change]) -> int:
+        """Write or delete; how many were refused because a newer value is stored.
+
+        A delete has no version of its own. It takes at most what is stored as it begins, so that it cannot take a
+        later value if it arrives late, and never what a newer generation wrote.
 
         Raises:
             StoreUnavailable: some or all may not be written.
         """
         records = []
         deletes = []
-        for key, value in changes:
+        for key, value, generation in changes:
             sku, location = split_availability_key(key)
             if value is None:
-                deletes.append((AVAILABILITY_PREFIX + sku, location))
+                deletes.append((AVAILABILITY_PREFIX + sku, location, generation))
             else:
                 records.append((AVAILABILITY_PREFIX + sku, location, value))
         if deletes:
@@ -216,13 +220,14 @@ class RedisStore:
             self._client.close()
             self._client = None
 
-    def _bounded(self, deletes: list[tuple[str, str]]) -> Iterable[tuple[str, str, bytes]]:
-        """Deletes as the script takes them, each bounded by the version that is stored now."""
-        stored = self._call([(key, ("HGET", key, field)) for key, field in deletes])
-        for (key, field), value in zip(deletes, stored, strict=True):
+    def _bounded(self, deletes: list[tuple[str, str, int]]) -> Iterable[tuple[str, str, bytes]]:
+        """Deletes as the script takes them, each with the highest version that it may take."""
+        stored = self._call([(key, ("HGET", key, field)) for key, field, _ in deletes])
+        for (key, field, generation), value in zip(deletes, stored, strict=True):
             if value is not None:
                 version = _VERSION.match(value)
-                yield key, field, b"-" + (version.group(1) if version else b"%d" % VERSION_MAX)
+                own_last = generation << GENERATION_SHIFT | (1 << GENERATION_SHIFT) - 1
+                yield key, field, b"-%d" % min(own_last, int(version.group(1)) if version else own_last)
 
     def _groups(self, records: list[tuple[str, str, bytes]]) -> list[list[tuple[str, str, bytes]]]:
         """Records by script call: many keys on one node; one key in a cluster, where a call must stay in one slot."""
@@ -269,6 +274,8 @@ class RedisStore:
                 if isinstance(answer, NoScriptError):
                     _, script, *rest = commands[name][i]
                     again.setdefault(name, []).append((i, ("EVAL", _SCRIPTS[script], *rest)))
+                elif commands[name][i][0] == "HGET" and str(answer).startswith("WRONGTYPE"):
+                    answers[i] = b""  # The write script replaces a stranger's key.
                 elif isinstance(answer, (AskError, TryAgainError)):
                     answers[i] = self._redirected(commands[name][i])
         if again:

@@ -50,6 +50,7 @@ class KafkaTopicReader:
             "enable.auto.offset.store": False,
             "enable.partition.eof": True,
             "auto.offset.reset": "earliest",
+            "fetch.wait.max.ms": 20,  # The end is known once a fetch returns empty.
         }
         self._topic = topic
         self._timeout_s = timeout_s

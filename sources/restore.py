@@ -84,6 +84,7 @@ class Restorer:
             "enable.auto.commit": False,
             "enable.partition.eof": True,
             "auto.offset.reset": "error",
+            "fetch.wait.max.ms": 10,  # several short reads follow each other; none should wait for new records
         }
         self._consumer: Consumer | None = None
 

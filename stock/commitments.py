@@ -126,20 +126,21 @@ class Commitments:
         Yields:
             For each hold that ended with units left: the key it bound them at, its reservation, its end.
         """
-        while self._timers and self._timers[0][0] <= max(now_us, self.clock_us):
+        now_us = max(now_us, self.clock_us)
+        ended: set[str] = set()
+        while self._timers and self._timers[0][0] <= now_us:
             due_us, kind, key = heappop(self._timers)
             order = self._orders.get(key)
             if order is None:
                 continue
             if kind == _FORGET:
-                self._forget(key, order, max(now_us, self.clock_us))
-            elif isinstance(order, Hold) and order.expires_at_us == due_us > self.clock_us and order.location:
-                self.clock_us = due_us
-                if order.left:
-                    sku = key.partition("|")[0]
-                    [(at, _)] = self._bind(sku, {order.location: -order.left})
+                self._forget(key, order, now_us)
+            elif isinstance(order, Hold) and order.expires_at_us == due_us > self.clock_us and key not in ended:
+                ended.add(key)
+                if order.left and order.location is not None:
+                    [(at, _)] = self._bind(key.partition("|")[0], {order.location: -order.left})
                     yield at, reservation_in(key), due_us
-        self.clock_us = max(self.clock_us, now_us)
+        self.clock_us = now_us
 
     def flush(self) -> Iterator[tuple[str, bytes | None]]:
         """State records of everything that changed; None deletes."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import Annotated, NoReturn
 
@@ -79,7 +80,7 @@ def topics_ensure() -> None:
     settings = _settings()
     try:
         changes = ensure(settings.client_config(), settings.topic, settings.partitions, settings.replication)
-        rest = [d for d in diff(settings.client_config(), settings.topic, settings.partitions)]
+        rest = diff(settings.client_config(), settings.topic, settings.partitions)
     except (KafkaUnreachable, TopicsRefused) as error:
         _fail(str(error))
     for change in changes:
@@ -127,7 +128,7 @@ def _settings() -> Settings:
         raise typer.Exit(WRONG_USE) from None
 
 
-def _report(differences: list[object]) -> None:
+def _report(differences: Sequence[object]) -> None:
     findings = [d for d in differences if getattr(d, "kind", None) != "unchecked"]
     for difference in differences:
         _out.print(f"[yellow]differs[/yellow] {difference}", highlight=False)

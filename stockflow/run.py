@@ -64,7 +64,7 @@ def run(settings: Settings) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: pipeline.request_stop())
     try:
-        run_main(build(pipeline.reader, pipeline.context, pipeline.publisher))
+        run_main(build(pipeline.reader, pipeline.context, pipeline.publisher))  # type: ignore[no-untyped-call]
     except BaseException as error:  # noqa: BLE001 - whatever it is, nothing more may be produced
         _die(error)
     pipeline.stop()

@@ -105,9 +105,12 @@ def private_redis(request: pytest.FixtureRequest) -> Iterator[Callable[..., Redi
 
 
 @pytest.fixture
-def topic_prefix() -> str:
-    """A prefix for topics, groups and keys that no other test has."""
-    return f"test-{uuid.uuid4().hex[:10]}-"
+def topic_prefix(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A prefix for topics, groups and keys that no other test has; its topics on the shared broker go afterwards."""
+    prefix = _new_prefix()
+    yield prefix
+    if "kafka" in request.fixturenames:
+        _delete_topics(request.getfixturevalue("kafka").bootstrap, (prefix,))
 
 
 @pytest.fixture
@@ -120,7 +123,7 @@ def fresh_topics(request: pytest.FixtureRequest) -> Iterator[Callable[..., str]]
     made: list[str] = []
 
     def make(partitions: int = DEFAULT_PARTITIONS, bootstrap: str | None = None) -> str:
-        prefix = f"test-{uuid.uuid4().hex[:10]}-"
+        prefix = _new_prefix()
         servers = bootstrap or request.getfixturevalue("kafka").bootstrap
         topics.ensure({"bootstrap.servers": servers}, lambda name: prefix + name, partitions, replication=-1)
         if bootstrap is None:
@@ -129,7 +132,15 @@ def fresh_topics(request: pytest.FixtureRequest) -> Iterator[Callable[..., str]]
 
     yield make
     if made:
-        admin = AdminClient({"bootstrap.servers": request.getfixturevalue("kafka").bootstrap})
-        names = [prefix + topic.name for prefix in made for topic in topics.TOPICS]
-        for deleted in admin.delete_topics(names, operation_timeout=10).values():
-            deleted.result()
+        _delete_topics(request.getfixturevalue("kafka").bootstrap, tuple(made))
+
+
+def _new_prefix() -> str:
+    return f"test-{uuid.uuid4().hex[:10]}-"
+
+
+def _delete_topics(bootstrap: str, prefixes: tuple[str, ...]) -> None:
+    admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
+    names = [name for name in admin.list_topics(timeout=10).topics if name.startswith(prefixes)]
+    for deleted in admin.delete_topics(names, operation_timeout=10).values() if names else ():
+        deleted.result()

@@ -163,6 +163,7 @@ class KafkaBroker(OwnedServer):
             raise ServerUnavailable(f"{self.description}: storage not formatted:\n{_tail(done.stdout)}")
 
     def _command(self) -> list[str]:
+        # On two cores the serial collector gave the same latencies as G1, took less CPU and let more records through.
         heap = [f"-Xmx{self._heap_mb}m", "-XX:+UseSerialGC"]
         java, *rest = self._java_command("kafka.Kafka", str(self._properties_file))
         return [java, *heap, *rest]

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import tempfile
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -99,6 +100,7 @@ class OwnedServer:
         """Where data and log lie; made at the first use."""
         if self._folder is None:
             self._folder = Path(tempfile.mkdtemp(prefix=f"stockflow-{self.name}-"))
+            weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)  # stopped, but never closed
         return self._folder
 
     @property

@@ -15,7 +15,9 @@ from confluent_kafka import Producer
 from rich.console import Console
 
 from operations.audit import AuditImpossible, AuditReport, audit, render
+from operations.audit.log import Extent, Log
 from operations.audit.published import COMPARED_FIELDS
+from operations.topics import ensure
 from schemas import topics
 from schemas.records import (
     VOLATILE_FIELDS,
@@ -26,6 +28,7 @@ from schemas.records import (
     encode,
     split_availability_key,
 )
+from stockflow.embedded import ServerUnavailable, TansuBroker
 from tests import services
 
 PARTITIONS = 2
@@ -492,6 +495,37 @@ def test_progress_is_told_to_the_end(kafka: services.Kafka, fresh_topics: Callab
         "pos-sales.v1": (5, 5),
         "order-reservations.v1": (2, 2),
     }
+
+
+def test_memory_broker_is_read_to_its_real_ends() -> None:
+    """The demo's broker tells wrong ends, so they are looked for; nothing is left out."""
+    try:
+        broker = TansuBroker().start()
+    except ServerUnavailable as error:
+        services.missing(error)
+    try:
+        config = {"bootstrap.servers": broker.bootstrap}
+        ensure(config, lambda name: f"x-{name}", PARTITIONS, replication=-1)
+        write(right_world(), broker.bootstrap, "x-")
+        report = audit(config, lambda name: f"x-{name}", None, NOW, decode_outcomes=decode_stored, exact_ends=False)
+    finally:
+        broker.close()
+    assert report.differences == []
+    assert (report.events, report.keys) == (10, 3)
+
+
+def test_looked_for_ends_are_the_real_ones(kafka: services.Kafka, fresh_topics: Callable[..., str]) -> None:
+    """On a broker with true answers both ways give the same."""
+    prefix = fresh_topics(partitions=PARTITIONS)
+    write(right_world(), kafka.bootstrap, prefix)
+    config = {"bootstrap.servers": kafka.bootstrap}
+    names = [topic.name for topic in topics.TOPICS]
+    with Log(config, lambda name: prefix + name) as asking:
+        asked = asking.extents(names)
+    with Log(config, lambda name: prefix + name, exact_ends=False) as looking:
+        looked = looking.extents(names)
+    assert looked == asked
+    assert asked["pos-sales.v1"] == {0: Extent(0, 4), 1: Extent(0, 1)}
 
 
 def test_compared_fields_are_all_that_is_not_volatile() -> None:

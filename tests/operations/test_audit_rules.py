@@ -14,8 +14,10 @@ import pytest
 
 from operations.audit.expected import expected_records, with_overall
 from operations.audit.facts import frame, judge_fact, judge_setting, row_of
+from operations.audit.inputs import DeadLetters, Inputs
 from operations.audit.log import LogRecord
 from operations.audit.recompute import Moment, recompute
+from operations.audit.report import DIFFERENCES_PER_KIND_MAX, Findings
 from schemas import topics
 from schemas.records import micros
 from stock import events
@@ -491,3 +493,93 @@ def test_setting_under_a_foreign_key_may_be_refused_or_not() -> None:
     content = {"id": "x", "source": "test", "occurred_at": clock("08:00"), **policy("p")}
     judged = judge_setting(LogRecord("stock-settings.v1", 0, 0, NOW_MS, b"policy:q", msgspec.json.encode(content)))
     assert (judged.refusal, judged.doubt) == (None, "its key does not name what it sets")
+
+
+def letter(record: LogRecord, reason: str) -> LogRecord:
+    """The dead letter about a record."""
+    where = {"topic": f"x-{record.topic}", "partition": str(record.partition), "offset": str(record.offset)}
+    headers = tuple((f"dead-letter.{name}", text.encode()) for name, text in {**where, "reason": reason}.items())
+    return LogRecord("dead-letters.v1", 0, 0, NOW_MS, record.key, record.value, headers)
+
+
+def collected(records: Sequence[LogRecord], letters: Sequence[LogRecord] = ()) -> tuple[Inputs, list[str]]:
+    """The inputs after these records, and the differences found with them."""
+    findings = Findings()
+    dead = DeadLetters(lambda name: f"x-{name}", findings)
+    dead.add(letters)
+    inputs = Inputs(1, dead, findings)
+    inputs.add_facts(record for record in records if record.topic != topics.STOCK_SETTINGS.name)
+    inputs.add_settings(record for record in records if record.topic == topics.STOCK_SETTINGS.name)
+    return inputs, findings.kept
+
+
+@table(
+    ("text", "reason", "size", "differences"),
+    [
+        ("a limit of the program", "limit", 10, []),
+        ("a size that may be too large", "too_large", 20_000, []),
+        ("a size that no limit forbids", "too_large", 10, ["refusals: pos-sales.v1[0]@0 was refused as 'too_large', but it is valid"]),
+        ("a reason that does not hold", "bad_field", 10, ["refusals: pos-sales.v1[0]@0 was refused as 'bad_field', but it is valid"]),
+    ],
+)  # fmt: skip
+def test_refusals_by_limits_are_not_judged(text: str, reason: str, size: int, differences: list[str]) -> None:
+    """Limits belong to the running program; whatever was refused has no effect."""
+    sale = raw(msgspec.json.encode({**SALE, "reason": "x" * size}))
+    inputs, found = collected([sale], [letter(sale, reason)])
+    assert found == differences, text
+    assert inputs.facts().height == 0
+
+
+def setting(key: str, offset: int, content: dict[str, object] | None) -> LogRecord:
+    """A record of the settings topic."""
+    common = {"id": "x", "source": "test", "occurred_at": clock("08:00")}
+    value = None if content is None else msgspec.json.encode({**common, **content})
+    return LogRecord(topics.STOCK_SETTINGS.name, 0, offset, NOW_MS, key.encode(), value)
+
+
+def test_last_setting_of_a_key_holds() -> None:
+    """A null value removes; a refused record changes nothing, so the one before it goes on."""
+    refused = setting("policy:b", 5, policy("b", {"brand": "x"}, buffer=9))
+    records = [
+        setting("policy:a", 0, policy("a", buffer=1)),
+        setting("policy:b", 1, policy("b", buffer=1)),
+        setting("policy:c", 2, policy("c", buffer=1)),
+        setting("policy:a", 3, policy("a", buffer=2)),
+        setting("policy:c", 4, None),
+        refused,
+    ]
+    inputs, found = collected(records, [letter(refused, "not_supported_yet")])
+    holding = {
+        key: message.values.buffer
+        for key, message in inputs.settings().items()
+        if isinstance(message, events.PolicySet)
+    }
+    assert (holding, found) == ({"policy:a": 2, "policy:b": 1}, [])
+
+
+def test_removed_policy_message_removes_too() -> None:
+    """`policy.removed` under the key of a policy takes its place and says nothing."""
+    records = [
+        setting("policy:a", 0, policy("a", safety_stock=4)),
+        setting("policy:a", 1, {"type": "policy.removed", "policy": "a"}),
+    ]
+    balances = recompute(facts_of([COUNT_10]), AT_REST).balances
+    row = expected_records(balances, collected(records)[0].settings()).row(0, named=True)
+    assert row["available_to_ship"] == 10
+
+
+def test_letter_that_names_no_record_is_a_difference() -> None:
+    """A letter must say what it is about."""
+    _, found = collected([], [LogRecord("dead-letters.v1", 0, 7, NOW_MS, None, b"x")])
+    assert found == ["dead letters: dead-letters.v1[0]@7 does not name an input record: no headers"]
+
+
+def test_listed_differences_are_bounded_by_kind() -> None:
+    """One kind cannot crowd out another, and the totals stay exact."""
+    findings = Findings()
+    for number in range(DIFFERENCES_PER_KIND_MAX + 10):
+        findings.add("many", str(number))
+    findings.add("few", "one")
+    assert len(findings.kept) == DIFFERENCES_PER_KIND_MAX + 1
+    assert findings.kept[-1] == "few: one"
+    assert findings.by_kind == {"many": DIFFERENCES_PER_KIND_MAX + 10, "few": 1}

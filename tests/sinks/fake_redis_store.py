@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 
-from sinks.view_store import Marker, StoreUnavailable
+from sinks.view_store import Change, Marker, StoreUnavailable
 
 
 class FakeRedisStore:
@@ -26,14 +26,15 @@ class FakeRedisStore:
     def close(self) -> None:
         self.connected = False
 
-    def write(self, changes: Sequence[tuple[str, bytes | None]]) -> int:
+    def write(self, changes: Sequence[Change]) -> int:
         self._check()
         refused = 0
-        for key, value in changes:
-            if value is None:
-                self.values.pop(key, None)
-            elif key in self.values and _version(self.values[key]) > _version(value):
+        for key, value, generation in changes:
+            stored = _version(self.values[key]) if key in self.values else -1
+            if stored > (generation << 32 | 0xFFFFFFFF if value is None else _version(value)):
                 refused += 1
+            elif value is None:
+                self.values.pop(key, None)
             else:
                 self.values[key] = value
         return refused

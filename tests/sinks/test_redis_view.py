@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from sinks.redis_view import RedisView
-from sinks.view_store import Marker, RedisStore, StoreUnavailable, ViewStore, open_client
+from sinks.view_store import Change, Marker, RedisStore, StoreUnavailable, ViewStore, open_client
 from sinks.view_sync import Batch
 from stockflow.embedded import RedisServer, ServerUnavailable
 from stockflow.embedded.process import wait_until
@@ -25,6 +25,10 @@ PARTITION = 3
 
 def value(version: int, text: str = "") -> bytes:
     return b'{"version":%d,"status":"IN_STOCK","text":"%s"}' % (version, text.encode())
+
+
+def changes(*records: tuple[str, bytes | None]) -> list[Change]:
+    return [(key, record, GENERATION) for key, record in records]
 
 
 def eventually(condition: Callable[[], bool], what: object = "") -> None:
@@ -180,7 +184,8 @@ def caught_up(place: Place, topic: Topic) -> bool:
         ("equal is accepted", value(5), value(5), value(5), 0),
         ("more digits are a higher number", value(9), value(10), value(10), 0),
         ("beyond 32 bits every unit counts", value(7 << 32 | 2), value(7 << 32 | 1), value(7 << 32 | 2), 1),
-        ("null removes", value(5), None, None, 0),
+        ("null removes", value(GENERATION << 32 | 5), None, None, 0),
+        ("null leaves a newer owner's", value(GENERATION + 1 << 32), None, value(GENERATION + 1 << 32), 1),
     ],
 )
 def test_stored_value_gives_way_only_to_its_successors(
@@ -189,8 +194,8 @@ def test_stored_value_gives_way_only_to_its_successors(
     """The version decides, whatever the order of arrival."""
     store = place.store()
     store.connect()
-    assert store.write([("A|x", first), ("A|y", value(1))]) == 0
-    assert store.write([("A|x", second)]) == refused, text
+    assert store.write(changes(("A|x", first), ("A|y", value(1)))) == 0
+    assert store.write(changes(("A|x", second))) == refused, text
     assert place.values().get("A|x") == left
     assert place.values()["A|y"] == value(1)
     store.close()
@@ -200,11 +205,12 @@ def test_many_keys_of_one_write_all_arrive(place: Place) -> None:
     """A write larger than one script call is whole, also with removals in between and text beyond ASCII."""
     store = place.store()
     store.connect()
-    changes: list[tuple[str, bytes | None]] = [(f"S-{i % 300}|Läden-{i // 300}", value(i, "ü")) for i in range(900)]
-    assert store.write(changes) == 0
-    assert place.values() == dict(changes)
-    assert store.write([("S-5|Läden-1", None), ("S-6|Läden-1", value(2000)), ("none|none", None)]) == 0
-    assert place.values() == {**dict(changes[:305] + changes[306:]), "S-6|Läden-1": value(2000)}
+    records = {f"S-{i % 300}|Läden-{i // 300}": value(i, "ü") for i in range(900)}
+    assert store.write(changes(*records.items())) == 0
+    assert place.values() == records
+    assert store.write(changes(("S-5|Läden-1", None), ("S-6|Läden-1", value(2000)), ("none|none", None))) == 0
+    del records["S-5|Läden-1"]
+    assert place.values() == {**records, "S-6|Läden-1": value(2000)}
     store.close()
 
 
@@ -627,16 +633,16 @@ def test_lost_connection_is_never_replaced_silently(real: tuple[RealPlace, Redis
     place, _ = real
     store = place.store()
     with pytest.raises(StoreUnavailable, match="not connected"):
-        store.write([("A|x", value(1))])
+        store.write(changes(("A|x", value(1))))
     store.connect()
-    assert store.write([("A|x", value(1))]) == 0
+    assert store.write(changes(("A|x", value(1)))) == 0
     place.client.client_kill_filter(_type="normal", skipme=True)
     with pytest.raises(StoreUnavailable, match="ConnectionError"):
-        store.write([("A|x", value(2))])
+        store.write(changes(("A|x", value(2))))
     with pytest.raises(StoreUnavailable, match="not connected"):
-        store.write([("A|x", value(2))])
+        store.write(changes(("A|x", value(2))))
     store.connect()
-    assert store.write([("A|x", value(2))]) == 0
+    assert store.write(changes(("A|x", value(2)))) == 0
     store.close()
 
 
@@ -647,8 +653,11 @@ def test_key_of_another_type_is_replaced(real: tuple[RealPlace, RedisServer]) ->
     place.client.hset("availability:B", "x", "not a record")
     store = place.store()
     store.connect()
-    assert store.write([("A|x", value(1)), ("B|x", value(2)), ("C|x", value(3))]) == 0
+    assert store.write(changes(("A|x", value(1)), ("B|x", value(2)), ("C|x", value(3)))) == 0
     assert place.values() == {"A|x": value(1), "B|x": value(2), "C|x": value(3)}
+    place.client.set("availability:D", "not a hash")
+    assert store.write(changes(("D|x", None), ("B|x", None))) == 0
+    assert place.values() == {"A|x": value(1), "C|x": value(3)}
     store.close()
 
 
