@@ -94,7 +94,7 @@ class KeepBalances(StatefulBatchLogic[Arrival, Changes, None]):
 
     def _take(self, arrival: Arrival) -> Changes:
         if isinstance(arrival, Opened):
-            return self._open(arrival.restored)
+            return self._open(arrival)
         if arrival.epoch != self._epoch or self._ledger is None:
             return Changes(arrival.epoch, 1)
         if isinstance(arrival, Batch):
@@ -108,9 +108,12 @@ class KeepBalances(StatefulBatchLogic[Arrival, Changes, None]):
         self._ledger = None
         return Changes(arrival.epoch, 1)
 
-    def _open(self, restored: Restored) -> Changes:
+    def _open(self, opened: Opened) -> Changes:
+        restored = opened.restored
         self._ledger = Ledger(self._context.policies, self._context.facts_remembered)
         self._ledger.restore(restored.records, restored.rewrite, self._context.wall_us())
+        for topic, start in enumerate(opened.starts):
+            self._ledger.passed(topic, start)
         self._partition, self._epoch, self._caught_up = restored.partition, restored.epoch, False
         return Changes(restored.epoch, 1, opened=(restored, self._ledger))
 
@@ -120,16 +123,19 @@ class KeepBalances(StatefulBatchLogic[Arrival, Changes, None]):
         now_us = context.wall_us()
         letters: list[Letter] = []
         for message in messages:
-            kind, timestamp_ms = message.timestamp()
-            timestamp_us = now_us if kind == TIMESTAMP_NOT_AVAILABLE else min(timestamp_ms * 1000, now_us)
             topic: int = topics[message.topic()]  # type: ignore[index]
             offset: int = message.offset()  # type: ignore[assignment]
+            if message.error() is not None:
+                ledger.passed(topic, offset)
+                continue
+            kind, timestamp_ms = message.timestamp()
+            timestamp_us = now_us if kind == TIMESTAMP_NOT_AVAILABLE else timestamp_ms * 1000
             event: Any = decode(topic, message.value(), timestamp_us)
             if event.__class__ is not Refusal:
                 refusal = self._place(ledger, event)
                 if refusal is None:
                     try:
-                        outcome = ledger.apply(event, topic, offset, timestamp_us)
+                        outcome = ledger.apply(event, topic, offset, min(timestamp_us, now_us))
                     except LimitReached as limit:
                         refusal = Refusal("limit", str(limit))
                     else:

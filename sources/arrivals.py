@@ -12,14 +12,18 @@ from sources.settings_topic import RefusedSetting
 
 @dataclass(frozen=True)
 class Opened:
-    """A partition is ours and restored; its inputs follow."""
+    """A partition is ours and restored; its inputs follow, each from its position in `starts`."""
 
     restored: Restored
+    starts: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Records of one partition in the order of arrival, from one or more of the keyed inputs."""
+    """Records of one partition in the order of arrival, from one or more of the keyed inputs.
+
+    A message with an error is the end of its log, seen at its offset: all before it has been passed on.
+    """
 
     epoch: int
     messages: list[Message]

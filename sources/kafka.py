@@ -224,7 +224,7 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
             return
         by_partition: dict[int, list[Message]] = {}
         for message in (first, *self._consumer.consume(BATCH_MESSAGES, 0)):
-            if message.error() is not None:
+            if message.error() is not None and not self._is_end(message):
                 self._take_error(message)
                 continue
             by_partition.setdefault(message.partition() or 0, []).append(message)
@@ -237,15 +237,21 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
                 self._catching_up.discard(partition)
                 self._pending.append((str(partition), CaughtUp(assignment.epoch)))
 
+    def _is_end(self, message: Message) -> bool:
+        """Whether this is no record but the end of a log: passed on too, since a log may end in control records."""
+        error = message.error()
+        if error is None or error.code() != KafkaError._PARTITION_EOF:
+            return False
+        assignment = self._assignments.get(message.partition() or 0)
+        if assignment is not None and assignment.live:
+            assignment.behind.discard(str(message.topic()))
+        return True
+
     def _take_error(self, message: Message) -> None:
         error = message.error()
         assert error is not None
         partition, topic = message.partition() or 0, str(message.topic())
-        if error.code() == KafkaError._PARTITION_EOF:
-            assignment = self._assignments.get(partition)
-            if assignment is not None and assignment.live:
-                assignment.behind.discard(topic)
-        elif error.code() == KafkaError._AUTO_OFFSET_RESET:
+        if error.code() == KafkaError._AUTO_OFFSET_RESET:
             self._failure = _lost(topic, partition, str(error))
         elif error.fatal() or error.code() in _HOPELESS:
             self._failure = SourceFailed(f"{topic}: {error}")
@@ -272,7 +278,7 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
             assignment = self._assignments.get(partition)
             if assignment is None or assignment.epoch != restored.epoch:
                 continue
-            self._check_positions(partition, assignment)
+            self._resolve_positions(partition, assignment)
             assignment.live = True
             assignment.behind = set(self._options.topics)
             self._catching_up.add(partition)
@@ -283,26 +289,29 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
                 records=len(restored.records),
                 to_show=len(restored.shown),
             )
-            self._pending.append((str(partition), Opened(restored)))
+            starts = tuple(assignment.start[topic] for topic in self._options.topics)
+            self._pending.append((str(partition), Opened(restored, starts)))
             self._owe_settings(partition, assignment, self._settings.refused)
             self._consumer.resume([TopicPartition(topic, partition) for topic in self._options.topics])
 
-    def _check_positions(self, partition: int, assignment: _Assignment) -> None:
-        """A committed position must be inside the log; before it, or after its end, facts were lost."""
+    def _resolve_positions(self, partition: int, assignment: _Assignment) -> None:
+        """Turn the log's start into a number, and check that a committed position is inside the log.
+
+        Raises:
+            InputLost: it is not, and the settings do not accept that.
+        """
         for topic in self._options.topics:
             start = assignment.start[topic]
+            low, high = self._consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=BROKER_TIMEOUT_S)
             if start == OFFSET_BEGINNING:
-                continue
-            where = TopicPartition(topic, partition)
-            low, high = self._consumer.get_watermark_offsets(where, timeout=BROKER_TIMEOUT_S)
-            if low <= start <= high:
-                continue
-            text = f"committed position {start}, but the log holds {low} to {high}"
-            if not self._options.accept_lost_input:
-                raise _lost(topic, partition, text)
-            self._log.warning("input_lost_accepted", topic=topic, partition=partition, detail=text)
-            assignment.start[topic] = OFFSET_BEGINNING
-            self._consumer.seek(TopicPartition(topic, partition, OFFSET_BEGINNING))
+                assignment.start[topic] = low
+            elif not low <= start <= high:
+                text = f"committed position {start}, but the log holds {low} to {high}"
+                if not self._options.accept_lost_input:
+                    raise _lost(topic, partition, text)
+                self._log.warning("input_lost_accepted", topic=topic, partition=partition, detail=text)
+                assignment.start[topic] = low
+                self._consumer.seek(TopicPartition(topic, partition, low))
 
     def _measure_lag(self) -> None:
         lag = {}
@@ -366,7 +375,8 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
         numbers = sorted({tp.partition for tp in partitions})
         self._log.info("revoked", partitions=numbers)
         live = [n for n in numbers if n in self._assignments and self._assignments[n].live]
-        if live and self._failure is None:
+        # What is still between source and sink may hold dead letters that no cut may pass over.
+        if live and self._failure is None and self._arrived() == self._emitted:
             try:
                 self._outgoing.finish(live, FINISH_TIMEOUT_S)
                 ready = self._commits.take_ready(live)

@@ -24,9 +24,9 @@ Count = tuple[int, str, str]  # occurred_at in microseconds, source, id: the gre
 class Balance(Struct, array_like=True, gc=False):
     """The durable facts of one balance. Units may be negative; they are never silently set to 0.
 
-    `applied`: per keyed input the highest offset that has had its effect (or was found to have none).
-    `moved_us`: time of the newest movement; `dropped_us`: of the newest one the log no longer holds. `digest`: of the record last acknowledged
-    as published, 0 if none was; `published`: its three statuses, packed.
+    `applied`: per keyed input the highest offset that has had its effect (or was found to have none). `moved_us`: time
+    of the newest movement; `dropped_us`: of the newest one the log no longer holds. `digest`: of the record last
+    acknowledged as published, 0 if none was; `published`: its statuses, packed (`View.statuses`).
     """
 
     # Stored. Changing these needs a migration.

@@ -1,7 +1,8 @@
 """All balances of one partition: the pure state machine from facts to changed keys.
 
 The ledger neither reads a clock nor does I/O. It says what happened by return values, which keys need another look in
-`touched` (with the timestamp of the oldest input since, 0 for none), and hands out what must be made durable in `flush`. Idle balances rest packed; only those in use are objects.
+`touched` (with the timestamp of the oldest input since, 0 for none), and hands out what must be made durable in
+`flush`. Idle balances rest packed; only those in use are objects.
 """
 
 from __future__ import annotations
@@ -179,6 +180,11 @@ class Ledger:
         self.totals.positions[topic] = offset + 1
         self.totals.by_outcome[DEAD_LETTER] += 1
         return True
+
+    def passed(self, topic: int, position: int) -> None:
+        """Everything before this position of an input has been seen, or will never be."""
+        if position > self.totals.positions[topic]:
+            self.totals.positions[topic] = position
 
     # Numbers
 

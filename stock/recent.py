@@ -15,7 +15,8 @@ from msgspec import Struct
 from stock.times import HOUR_US
 
 HORIZON_US = 24 * HOUR_US  # A repeat arriving later than this after the original counts as a new fact.
-CHUNK_FACTS_MAX = 4_096  # A chunk this large is never merged again; about 250 KB, below the 512 KiB per record.
+CHUNK_FACTS_MAX = 4_096  # A chunk this large is never merged again; about 250 KB with keys of usual length.
+CHUNK_BYTES_MAX = 512 * 1024  # Whatever the length of keys, a record stays far below the topic's limit.
 LARGE = 255  # The level of chunks that are never merged again.
 MERGE_FAN_IN = 16  # So many chunks of one level become one of the next: each fact is rewritten at most three times.
 
@@ -95,8 +96,7 @@ class Recent:
             self._next_number = max(self._next_number, max(self._rewrite) + 1)
             self._rewrite.clear()
         rows, self.open_rows = self.open_rows, []
-        for start in range(0, len(rows), CHUNK_FACTS_MAX):
-            part = rows[start : start + CHUNK_FACTS_MAX]
+        for part in _portions(rows):
             chunk = Chunk(self._take_number(), 0, (0, -1), self._open_newest_us, part)
             records.append((chunk.number, self._keep(chunk)))
         if rows:
@@ -145,7 +145,8 @@ class Recent:
             level = tail[-1].level
             if level == LARGE or tail[0].level != level:
                 break
-            if sum(kept.facts for kept in tail) > CHUNK_FACTS_MAX:
+            facts, size = sum(kept.facts for kept in tail), sum(len(kept.packed) for kept in tail)
+            if facts > CHUNK_FACTS_MAX or size > CHUNK_BYTES_MAX:
                 for kept in tail:
                     kept.level = LARGE
                 break
@@ -170,3 +171,16 @@ class Recent:
         rows = _decoder.decode(kept.packed).rows
         self.ids.difference_update(row[4] for row in rows)
         return rows
+
+
+def _portions(rows: list[Row]) -> Iterator[list[Row]]:
+    """Rows in runs that fit one record each."""
+    start = size = 0
+    for at, row in enumerate(rows):
+        row_bytes = 4 * len(row[0]) + 48
+        if at - start == CHUNK_FACTS_MAX or size + row_bytes > CHUNK_BYTES_MAX:
+            yield rows[start:at]
+            start, size = at, 0
+        size += row_bytes
+    if rows:
+        yield rows[start:]

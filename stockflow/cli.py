@@ -1,8 +1,10 @@
-"""The command `stockflow`: reads arguments and settings, calls one function, turns its result into an exit code."""
+"""The command `stockflow`: reads arguments and settings, calls one function, turns its result into an exit code.
+
+Each command imports what it needs when it runs: `topics diff` should not wait for Bytewax and polars to load.
+"""
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from datetime import datetime, timezone
@@ -12,7 +14,7 @@ import typer
 from rich.console import Console
 
 from stockflow import __version__
-from stockflow.settings import InvalidSettings, Settings, load
+from stockflow.settings import InvalidSettings, Settings, load, process_environment
 
 FINE, FAILED, WRONG_USE = 0, 1, 2
 
@@ -47,7 +49,7 @@ def _options(
 @app.command("run")
 def run_command() -> None:
     """Run the pipeline with the settings of the environment until SIGTERM."""
-    from stockflow.run import run  # noqa: PLC0415 - Bytewax and the clients load only where they are needed
+    from stockflow.run import run
 
     raise typer.Exit(run(_settings()))
 
@@ -64,10 +66,10 @@ def demo_command(
     ] = False,
 ) -> None:
     """The pipeline on a real shopping pattern with a broker and Redis of its own, checked at the end."""
-    from stockflow.demo.run import DemoOptions, demo  # noqa: PLC0415
+    from stockflow.demo.run import DemoOptions, demo
 
     options = DemoOptions(
-        events=events, speed=speed, seed=seed, keep_running=keep_running, environment=dict(os.environ)
+        events=events, speed=speed, seed=seed, keep_running=keep_running, environment=process_environment()
     )
     raise typer.Exit(demo(options, _out))
 
@@ -75,7 +77,7 @@ def demo_command(
 @topics_app.command("ensure")
 def topics_ensure() -> None:
     """Make missing topics and move settings that fall short; exit code 1 if something else still differs."""
-    from operations.topics import KafkaUnreachable, TopicsRefused, diff, ensure  # noqa: PLC0415
+    from operations.topics import KafkaUnreachable, TopicsRefused, diff, ensure
 
     settings = _settings()
     try:
@@ -93,7 +95,7 @@ def topics_ensure() -> None:
 @topics_app.command("diff")
 def topics_diff() -> None:
     """Say what is missing or different, change nothing; exit code 1 if there is anything."""
-    from operations.topics import KafkaUnreachable, diff  # noqa: PLC0415
+    from operations.topics import KafkaUnreachable, diff
 
     settings = _settings()
     try:
@@ -108,7 +110,7 @@ def topics_diff() -> None:
 @app.command("audit")
 def audit_command() -> None:
     """Recompute everything from the log and compare with the topic and Redis; exit code 1 on a difference."""
-    from operations.audit import AuditImpossible, audit, render  # noqa: PLC0415
+    from operations.audit import AuditImpossible, audit, render
 
     settings = _settings()
     now = datetime.fromtimestamp(time.time(), timezone.utc)

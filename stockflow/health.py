@@ -93,7 +93,7 @@ class HealthServer:
             target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, name="health", daemon=True
         )
         self._thread.start()
-        log.info("serving metrics and probes", host=self._address[0], port=self.port)
+        log.info("health_serving", host=self._address[0], port=self.port)
         return self
 
     def close(self) -> None:
@@ -129,7 +129,7 @@ class HealthServer:
             return _Answer(HTTPStatus.OK, content_type, encode(self._registry))
         except Exception as error:
             # A collector is code of the pipeline's parts: its bug costs this scrape, not the process.
-            log.exception("scrape failed", path=METRICS_PATH)
+            log.exception("scrape_failed", path=METRICS_PATH)
             return _verdict_answer(HTTPStatus.INTERNAL_SERVER_ERROR, _failure("scrape failed", error))
 
     def _probe(self, path: str) -> _Answer:
@@ -138,7 +138,7 @@ class HealthServer:
             return _verdict_answer(HTTPStatus.OK if verdict.ok else HTTPStatus.SERVICE_UNAVAILABLE, verdict)
         except Exception as error:
             # Not knowing is not being well: the orchestrator has to see it.
-            log.exception("probe failed", path=path)
+            log.exception("probe_failed", path=path)
             return _verdict_answer(HTTPStatus.SERVICE_UNAVAILABLE, _failure("probe failed", error))
 
 
@@ -163,7 +163,7 @@ class _Server(ThreadingHTTPServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         if not self._free.acquire(blocking=False):
-            log.warning("connection refused: too many are open", limit=CONNECTIONS_MAX)
+            log.warning("connection_refused", reason="too many are open", limit=CONNECTIONS_MAX)
             self.shutdown_request(request)
             return
         try:
@@ -179,7 +179,7 @@ class _Server(ThreadingHTTPServer):
             self._free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        log.debug("connection ended early", client=str(client_address), exc_info=True)
+        log.debug("connection_ended_early", client=str(client_address), exc_info=True)
 
 
 class _Handler(BaseHTTPRequestHandler):

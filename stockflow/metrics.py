@@ -18,6 +18,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from dataflows.keep_balances import BalanceStats
+from schemas.topics import AVAILABILITY, STOCK_STATE
 from sinks.latency import BUCKETS_S, Latencies
 from sinks.publisher import Publisher
 from sinks.redis_view import RedisView
@@ -127,8 +128,8 @@ class PipelineCollector(Collector):
             "stockflow_records_published", "Records sent, by topic and lane", labels=["topic", "lane"]
         )
         for lane, count in publisher.stats.records_by_lane.items():
-            published.add_metric(["availability.v1", lane], count)
-        published.add_metric(["stock-state.v1", "state"], publisher.stats.state_records)
+            published.add_metric([AVAILABILITY.name, lane], count)
+        published.add_metric([STOCK_STATE.name, "state"], publisher.stats.state_records)
         yield published
         yield GaugeMetricFamily(
             "stockflow_unacknowledged_records",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import threading
 import time
 import uuid
 from collections.abc import Mapping
@@ -36,6 +37,7 @@ from stockflow.settings import Settings
 FINE, FAILED = 0, 1
 STALLED_S = 30.0  # A worker that took no turn for this long makes no progress; its longest wait is 10 s.
 VIEW_FLUSH_TIMEOUT_S = 3.0
+DYING_TIMEOUT_S = 2.0
 
 log = logs.get("stockflow.run")
 
@@ -220,6 +222,9 @@ def _wall_us() -> int:
 
 def _die(error: BaseException) -> None:
     """End at once: no destructor may flush what this process has no right to send any more."""
+    last_resort = threading.Timer(DYING_TIMEOUT_S, os._exit, [FAILED])  # should a blocked stdout hold the last words
+    last_resort.daemon = True
+    last_resort.start()
     cause = error
     while cause.__cause__ is not None:
         cause = cause.__cause__

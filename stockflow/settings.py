@@ -152,6 +152,11 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
     return settings
 
 
+def process_environment() -> dict[str, str]:
+    """The environment as it is, for a child process to inherit."""
+    return dict(os.environ)
+
+
 def _with_files(env: dict[str, str]) -> dict[str, str]:
     """The environment with every `<NAME>_FILE` replaced by the content of its file."""
     resolved = dict(env)

@@ -1,0 +1,1 @@
+"""Tests mirror the packages; run them with `make test`."""

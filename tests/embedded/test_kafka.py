@@ -58,8 +58,7 @@ def test_broker_keeps_port_and_records_when_it_is_stopped_or_killed(
     private_kafka: Callable[..., KafkaBroker],
 ) -> None:
     """After a stop, a restart and a kill the same address serves what was written before."""
-    # A short broker session: a killed broker must wait for its old one to end before it may register again.
-    broker = private_kafka(properties={"broker.session.timeout.ms": "1500"})
+    broker = private_kafka()
     bootstrap, folder = broker.bootstrap, broker.folder
     make_topic(bootstrap, "facts")
     write(bootstrap, "facts", "first")
