@@ -26,3 +26,29 @@ class Latencies:
             seconds = 0.0
         self.counts[bisect_left(BUCKETS_S, seconds)] += 1
         self.sum_s += seconds
+
+
+LANES = ("routine", "urgent")
+
+
+class LaneLatencies:
+    """Latencies of availability records by lane, from the oldest input behind each to some stage.
+
+    A mark carries what must be known later about a record in one number: its input's timestamp and its lane.
+    """
+
+    __slots__ = ("by_lane",)
+
+    def __init__(self) -> None:
+        self.by_lane = (Latencies(), Latencies())
+
+    @staticmethod
+    def mark(since_us: int, urgent: bool) -> int:
+        """The mark of a record; `since_us` is 0 if no input is behind it."""
+        return since_us << 1 | urgent
+
+    def observe(self, mark: int, now_us: int) -> None:
+        """Count one record as having reached the stage now; records without an input behind them are not counted."""
+        since_us = mark >> 1
+        if since_us:
+            self.by_lane[mark & 1].observe((now_us - since_us) / 1e6)

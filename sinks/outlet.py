@@ -19,6 +19,7 @@ from schemas.dead_letters import Header, fitting, headers_for
 from schemas.events import Refusal
 from schemas.records import Availability, Cause, Sources, encode, moment
 from schemas.state import COUNTER_MAX, encode_metadata, seal
+from sinks.latency import LaneLatencies
 from stock.availability import STATUSES, View, is_urgent
 from stock.balance import Balance
 from stock.balance import Cause as CauseValues
@@ -171,8 +172,8 @@ class Outlet:
     Args:
         wire: appends records.
         ledger: the partition's balances.
-        on_published: told of each acknowledged availability record: partition, key, value, offset, Kafka timestamp
-            in microseconds of the oldest input behind it (0: none, a timer or a rule).
+        on_published: told of each acknowledged availability record: partition, key, value, offset, and its mark
+            (`sinks.latency.LaneLatencies`).
         routine_interval_s: how long routine changes are collected; 0 publishes each at once.
     """
 
@@ -266,7 +267,8 @@ class Outlet:
             cause = ledger.publishing(key)
             value = encode(record_of(key, seen, balance, cause, version, lane, now_us))
             batch.append((key, value))
-            self._in_flight.append((key, value, digest, statuses, self._waiting.get(key) or since_us))
+            mark = LaneLatencies.mark(self._waiting.get(key) or since_us, urgent)
+            self._in_flight.append((key, value, digest, statuses, mark))
             self._latest[key] = (digest, statuses)
             self.availability_stream.sent += 1
             self._stats.records_by_lane[lane] += 1
@@ -289,7 +291,7 @@ class Outlet:
     def _availability_delivered(self, error: KafkaError | None, message: Message) -> None:
         if self.closed:
             return
-        key, value, digest, statuses, since_us = self._in_flight.popleft()
+        key, value, digest, statuses, mark = self._in_flight.popleft()
         assert message.key() == key.encode(), "acknowledgements of one partition come in the order of sending"
         offset = message.offset()
         self.availability_stream.acknowledge(offset)
@@ -297,7 +299,7 @@ class Outlet:
             del self._latest[key]
         self.ledger.acknowledge(key, digest, statuses)
         if offset is not None:
-            self._on_published(self.partition, key, value, offset, since_us)
+            self._on_published(self.partition, key, value, offset, mark)
 
     # Rules
 

@@ -18,7 +18,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-d
 from schemas.dead_letters import Header
 from schemas.state import CLAIM_KEY, Claim, UnknownFormat, decode_claim, encode_claim
 from schemas.topics import DEAD_LETTER_BYTES_MAX
-from sinks.latency import Latencies
+from sinks.latency import LaneLatencies
 from sinks.outlet import Delivered, Letter, Outlet, OutletStats
 from stock.balance import Cause
 from stock.ledger import Ledger
@@ -45,7 +45,7 @@ class View(Protocol):
     def disown(self, partition: int) -> None:
         """A partition was lost."""
 
-    def delivered(self, partition: int, key: str, value: bytes | None, offset: int, input_timestamp_ms: int) -> None:
+    def delivered(self, partition: int, key: str, value: bytes | None, offset: int, mark: int) -> None:
         """A record was acknowledged on the availability topic."""
 
 
@@ -124,7 +124,7 @@ class Publisher:
     ) -> None:
         self.outlets: dict[int, Outlet] = {}
         self.stats = OutletStats()
-        self.acknowledged = Latencies()
+        self.acknowledged = LaneLatencies()
         self._topics, self._pace = topics, pace
         self._view, self._commits, self._reader, self._writer = view, commits, reader, writer
         self._clock, self._wall_us, self._log = clock, wall_us, log
@@ -334,10 +334,9 @@ class Publisher:
     def _claimed(self, error: KafkaError | None, message: Message) -> None:
         """The restore reads the claim itself; nothing is owed to its acknowledgement."""
 
-    def _published(self, partition: int, key: str, value: bytes, offset: int, since_us: int) -> None:
-        if since_us:
-            self.acknowledged.observe((self._wall_us() - since_us) / 1e6)
-        self._view.delivered(partition, key, value, offset, since_us // 1000)
+    def _published(self, partition: int, key: str, value: bytes, offset: int, mark: int) -> None:
+        self.acknowledged.observe(mark, self._wall_us())
+        self._view.delivered(partition, key, value, offset, mark)
 
     def _hand_over(self, outlet: Outlet) -> None:
         ready = outlet.cut_ready()

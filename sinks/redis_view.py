@@ -156,7 +156,7 @@ class RedisView:
         with self._lock:
             self._forget(partition)
 
-    def delivered(self, partition: int, key: str, value: bytes | None, offset: int, input_timestamp_ms: int) -> None:
+    def delivered(self, partition: int, key: str, value: bytes | None, offset: int, mark: int) -> None:
         """A record was acknowledged on `availability.v1`; offsets of one partition come in order.
 
         Costs a lock and a dict write. Records of a partition that is not owned are ignored.
@@ -169,7 +169,7 @@ class RedisView:
             if not share.accepting:
                 return
             pending = self._pending
-            pending[key] = (share.number, value, offset, input_timestamp_ms)
+            pending[key] = (share.number, value, offset, mark)
             size = len(pending)
             if size == 1:
                 self._wake.set()
@@ -384,11 +384,11 @@ class RedisView:
             self._unmarked.update(trip)
             now_ms = int(self._wall() * 1000)
             reading = {share.number: share for share in self._owned() if share.reading is not None}
-            for key, (number, _, offset, input_timestamp_ms) in trip:
+            for key, (number, _, offset, mark) in trip:
                 if number in reading:
                     reading[number].live[key] = offset
                 if self._observe is not None:
-                    self._observe(input_timestamp_ms, now_ms)
+                    self._observe(mark, now_ms)
         self._in_flight = 0
         for share, high in highs:
             share.written = high

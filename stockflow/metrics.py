@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 
 from dataflows.keep_balances import BalanceStats
 from schemas.topics import AVAILABILITY, STOCK_STATE
-from sinks.latency import BUCKETS_S, Latencies
+from sinks.latency import BUCKETS_S, LANES, LaneLatencies, Latencies
 from sinks.publisher import Publisher
 from sinks.redis_view import RedisView
 from sources.commits import Commits
@@ -36,7 +36,7 @@ class Measured:
     publisher: Publisher
     commits: Commits
     view: RedisView
-    visible: Latencies
+    visible: LaneLatencies
     clock: Callable[[], float]
     topic_of: dict[str, str]
 
@@ -76,20 +76,13 @@ class PipelineCollector(Collector):
     def _latency(self) -> Iterator[Metric]:
         family = HistogramMetricFamily(
             "stockflow_update_latency_seconds",
-            "From the input record's timestamp to the stage: applied per event, the others per availability record",
-            labels=["stage"],
+            "From the input record's timestamp to the stage: applied per event, the others per record and lane",
+            labels=["stage", "lane"],
         )
-        stages = {
-            "applied": self._m.balances.applied,
-            "acknowledged": self._m.publisher.acknowledged,
-            "visible": self._m.visible,
-        }
-        for stage, latencies in stages.items():
-            total, buckets = 0, []
-            for bound, count in zip([*BUCKETS_S, float("inf")], list(latencies.counts), strict=True):
-                total += count
-                buckets.append(("+Inf" if bound == float("inf") else str(bound), total))
-            family.add_metric([stage], buckets, latencies.sum_s)
+        _add(family, "applied", "", self._m.balances.applied)
+        for stage, latencies in (("acknowledged", self._m.publisher.acknowledged), ("visible", self._m.visible)):
+            for lane, of_lane in zip(LANES, latencies.by_lane, strict=True):
+                _add(family, stage, lane, of_lane)
         yield family
 
     def _partitions(self) -> Iterator[Metric]:
@@ -174,6 +167,14 @@ class PipelineCollector(Collector):
         )
         yield CounterMetricFamily("stockflow_redis_resyncs", "Partitions read again into Redis", value=stats.resyncs)
         yield CounterMetricFamily("stockflow_redis_errors", "Failed attempts to reach Redis", value=stats.errors)
+
+
+def _add(family: HistogramMetricFamily, stage: str, lane: str, latencies: Latencies) -> None:
+    total, buckets = 0, []
+    for bound, count in zip([*map(str, BUCKETS_S), "+Inf"], list(latencies.counts), strict=True):
+        total += count
+        buckets.append((bound, total))
+    family.add_metric([stage, lane], buckets, latencies.sum_s)
 
 
 def registry_for(measured: Measured) -> CollectorRegistry:

@@ -19,7 +19,7 @@ from dataflows.keep_balances import BalanceContext, BalanceStats
 from operations.topics import KafkaUnreachable, start_problems
 from schemas.state import UnknownFormat
 from schemas.topics import AVAILABILITY, DEAD_LETTERS, KEYED_INPUTS, STOCK_SETTINGS, STOCK_STATE
-from sinks.latency import Latencies
+from sinks.latency import LaneLatencies
 from sinks.publisher import OutputTopics, Pace, Publisher
 from sinks.redis_view import RedisView
 from sinks.view_sync import KafkaTopicReader
@@ -88,13 +88,13 @@ class Pipeline:
         state = settings.topic(STOCK_STATE.name)
         inputs = tuple(settings.topic(topic.name) for topic in KEYED_INPUTS)
         lease_s = settings.lease_ms / 1000
-        policies, visible, balances = Policies(), Latencies(), BalanceStats()
+        policies, visible, balances = Policies(), LaneLatencies(), BalanceStats()
         self._settings_topic = SettingsTopic(client, settings.topic(STOCK_SETTINGS.name), policies)
         self.commits = Commits(inputs, lease_s)
         self.view = RedisView(
             settings.redis_url,
             KafkaTopicReader(client, availability),
-            observe=lambda since_ms, now_ms: visible.observe((now_ms - since_ms) / 1000) if since_ms else None,
+            observe=lambda mark, now_ms: visible.observe(mark, now_ms * 1000),
             log=logs.get("stockflow.redis"),
         )
         self.publisher = Publisher(

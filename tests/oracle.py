@@ -399,11 +399,14 @@ class InForce:
 
 
 def settings_in_force(settings: Iterable[Setting]) -> InForce:
-    """Policies and locations after the whole settings log; a refused policy is as if never said."""
+    """Policies and locations after the whole settings log; a refused policy ends the one it would have replaced."""
     in_force = InForce()
     for setting in settings:
-        if isinstance(setting, PolicySet) and policy_is_supported(setting):
-            in_force.policies[setting.policy] = setting
+        if isinstance(setting, PolicySet):
+            if policy_is_supported(setting):
+                in_force.policies[setting.policy] = setting
+            else:
+                in_force.policies.pop(setting.policy, None)
         elif isinstance(setting, PolicyRemoved):
             in_force.policies.pop(setting.policy, None)
         elif isinstance(setting, LocationSet):

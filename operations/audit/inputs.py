@@ -110,18 +110,17 @@ class Inputs:
             self._frames.append(frame(rows))
 
     def add_settings(self, records: Iterable[LogRecord]) -> None:
-        """Records of the settings topic; the newest accepted one of each key holds."""
+        """Records of the settings topic; the newest of each key holds, and a refused one ends what stood there."""
         for record in records:
             self.settings_read += 1
             judged = judge_setting(record)
-            if not self._accepts(record, judged):
-                continue
+            message = judged.message if self._accepts(record, judged) else None
             key = (record.key or b"").decode(errors="replace")
             place = (record.timestamp_ms, record.partition, record.offset)
             known = self._settings.get(key)
             # One key stands in one partition as a rule, where the offset decides; else the time does.
             if known is None or (place[1:] > known[0][1:] if known[0][1] == place[1] else place > known[0]):
-                self._settings[key] = (place, judged.message)
+                self._settings[key] = (place, message)
 
     def facts(self) -> pl.DataFrame:
         """All accepted facts as columns."""

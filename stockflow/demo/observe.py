@@ -13,13 +13,14 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Message,
 from msgspec import MsgspecError
 
 from schemas.records import decode_availability, split_availability_key
+from schemas.topics import AVAILABILITY
 
 EVENTS = "stockflow_events_total"
 PUBLISHED = "stockflow_records_published_total"
 DEAD_LETTERS = "stockflow_dead_letters_total"
 LAG = "stockflow_lag_events"
 LATENCY = "stockflow_update_latency_seconds_bucket"
-STAGES = ("applied", "acknowledged", "visible")
+STAGES = ("applied", "acknowledged urgent", "acknowledged routine", "visible urgent", "visible routine")
 
 FLIPS_SHOWN = 8
 RECORDS_PER_LOOK = 2_000
@@ -67,7 +68,7 @@ class Scrape:
     published: Mapping[str, float] = field(default_factory=dict)  # by topic and lane
     dead_letters: Mapping[str, float] = field(default_factory=dict)  # by reason
     lag: float | None = None
-    latency: Mapping[str, Buckets] = field(default_factory=dict)  # by stage
+    latency: Mapping[str, Buckets] = field(default_factory=dict)  # by stage and lane
 
     @property
     def processed(self) -> int:
@@ -76,8 +77,8 @@ class Scrape:
 
     @property
     def publications(self) -> int:
-        """Records published on all topics."""
-        return int(sum(self.published.values()))
+        """Availability records published."""
+        return int(sum(count for name, count in self.published.items() if name.startswith(AVAILABILITY.name)))
 
 
 def read_metrics(text: str) -> Scrape:
@@ -102,7 +103,8 @@ def read_metrics(text: str) -> Scrape:
         elif name == LAG:
             lags.append(value)
         elif name == LATENCY:
-            stage = latency.setdefault(labels.get("stage", "?"), {})
+            name_of_stage = f"{labels.get('stage', '?')} {labels.get('lane', '')}".strip()
+            stage = latency.setdefault(name_of_stage, {})
             bound = float(labels["le"])
             stage[bound] = stage.get(bound, 0.0) + value
     return Scrape(

@@ -291,8 +291,8 @@ class _Gauge:
         first_at, first_sent, first = self._readings[0]
         last_at = self._readings[-1][0]
         seconds = max(last_at - first_at, 1e-9)
-        buckets = self.last.latency.get("acknowledged")
-        earlier = first.latency.get("acknowledged")
+        buckets = self.last.latency.get("acknowledged urgent")
+        earlier = first.latency.get("acknowledged urgent")
         recent = buckets if buckets is None or earlier is None else buckets.since(earlier)
         many = len(self._readings) > 1
         return Figures(

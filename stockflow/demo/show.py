@@ -18,8 +18,10 @@ PLAIN_LINE_EVERY_S = 5.0
 REFRESH_PER_S = 4
 STAGE_MEANING = {
     "applied": "event in Kafka -> balance changed",
-    "acknowledged": "event in Kafka -> availability in Kafka",
-    "visible": "event in Kafka -> availability in Redis",
+    "acknowledged urgent": "event in Kafka -> availability in Kafka",
+    "acknowledged routine": "the same, collected for up to the routine interval",
+    "visible urgent": "event in Kafka -> availability in Redis",
+    "visible routine": "the same, collected for up to the routine interval",
 }
 STATUS_STYLE = {
     "IN_STOCK": "green",

@@ -23,7 +23,8 @@ stockflow_lag_events{partition="0",topic="pos-sales.v1"} 4.0
 stockflow_lag_events{partition="1",topic="pos-sales.v1"} 6.0
 stockflow_update_latency_seconds_bucket{le="0.01",stage="applied"} 50.0
 stockflow_update_latency_seconds_bucket{le="0.02",stage="applied"} 90.0
-stockflow_update_latency_seconds_bucket{le="+Inf",stage="applied"} 100.0
+stockflow_update_latency_seconds_bucket{lane="",le="+Inf",stage="applied"} 100.0
+stockflow_update_latency_seconds_bucket{lane="urgent",le="+Inf",stage="visible"} 3.0
 stockflow_update_latency_seconds_sum{stage="applied"} 1.5
 stockflow_build_info{version="0.1.0 \\"dev\\""} 1.0
 """
@@ -71,7 +72,10 @@ def test_metrics_page_is_summed_over_what_is_not_shown() -> None:
         published={"availability urgent": 7.0, "availability routine": 5.0},
         dead_letters={"not_json": 3.0},
         lag=10.0,
-        latency={"applied": Buckets({0.01: 50.0, 0.02: 90.0, float("inf"): 100.0})},
+        latency={
+            "applied": Buckets({0.01: 50.0, 0.02: 90.0, float("inf"): 100.0}),
+            "visible urgent": Buckets({float("inf"): 3.0}),
+        },
     )
 
 

@@ -63,7 +63,7 @@ def test_pipeline_inherits_the_environment_but_no_settings_of_stockflow() -> Non
         (
             "still publishing",
             Scrape(events={"applied": 10}, lag=0),
-            Scrape(events={"applied": 10}, lag=0, published={"availability": 1}),
+            Scrape(events={"applied": 10}, lag=0, published={"availability.v1 urgent": 1}),
             False,
         ),
     ],

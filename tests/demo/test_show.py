@@ -83,7 +83,7 @@ def test_summary_lists_what_happened_largest_first() -> None:
         published={"availability urgent": 30.0},
         dead_letters={"not_json": 2.0},
         lag=0.0,
-        latency={"acknowledged": Buckets({0.01: 50.0, 0.1: 100.0})},
+        latency={"acknowledged urgent": Buckets({0.01: 50.0, 0.1: 100.0})},
     )
     target.print(summary(scrape, {"pos.sale": 60, "wms.count": 34}, 12, {"IN_STOCK": 12}, 5, "Kafka, Valkey"))
     lines = [" ".join(line.split()) for line in out.getvalue().splitlines()]
@@ -94,5 +94,5 @@ def test_summary_lists_what_happened_largest_first() -> None:
         "dead letters not_json 2",
         "published availability urgent 30",
         "keys 12 (IN_STOCK 12), 5 status changes",
-        "latency acknowledged p50 10.0 ms p99 98.2 ms p99.9 99.8 ms event in Kafka -> availability in Kafka",
+        "latency acknowledged urgent p50 10.0 ms p99 98.2 ms p99.9 99.8 ms event in Kafka -> availability in Kafka",
     ]

@@ -1,0 +1,158 @@
+"""The floor: the least that turns the events into availability records, with nothing durable and no framework.
+
+One loop: consume, decode into the same typed events, change a dict, produce a record of the same fields and size,
+and after its delivery report write it to Redis, many per call. It survives nothing and knows no rules: no repeats, no
+late counts, no policies, no expiry, no lanes, no state topic, no commits. Run by `throughput.py` and `latency.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from datetime import datetime, timezone
+from typing import Any
+
+import msgspec
+import redis
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, Producer, TopicPartition
+
+from schemas.records import Availability, Cause, Sources
+from schemas.topics import ORDER_RESERVATIONS, POS_SALES, WMS_MOVEMENTS
+from stock import events
+
+CONSUME_MESSAGES = 1_000
+IDLE_S = 0.01
+REDIS_RECORDS = 500  # Per call; more saved nothing, fewer cost more.
+NEVER = datetime(1970, 1, 1, tzinfo=timezone.utc)
+TOPIC = "floor-availability"
+
+
+class Floor:
+    """The loop and its dicts."""
+
+    def __init__(self, bootstrap: str, redis_url: str, prefix: str, partitions: int, linger_ms: int) -> None:
+        self._topic = prefix + TOPIC
+        self._decoders = {
+            prefix + POS_SALES.name: msgspec.json.Decoder(events.PosMessage),
+            prefix + WMS_MOVEMENTS.name: msgspec.json.Decoder(events.WmsMessage),
+            prefix + ORDER_RESERVATIONS.name: msgspec.json.Decoder(events.OrderMessage),
+        }
+        self._consumer = Consumer(
+            {"bootstrap.servers": bootstrap, "group.id": f"{prefix}floor", "enable.auto.commit": False}
+        )
+        inputs = [(topic, partition) for topic in self._decoders for partition in range(partitions)]
+        self._consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for topic, partition in inputs])
+        self._producer = Producer(
+            {
+                "bootstrap.servers": bootstrap,
+                "acks": "all",
+                "enable.idempotence": True,
+                "linger.ms": linger_ms,
+                "queue.buffering.max.messages": 2_000_000,
+                "queue.buffering.max.kbytes": 1_048_576,
+            }
+        )
+        self._redis = redis.Redis.from_url(redis_url)
+        self._balances: dict[str, list[int]] = {}
+        self._visible: dict[bytes, bytes] = {}
+        self._version = 0
+        self.read = self.delivered = 0
+
+    def until(self, total: int) -> None:
+        """Work until so many events have been read, their records acknowledged and written to Redis."""
+        poll, consume, visible = self._producer.poll, self._consumer.consume, self._visible
+        while self.delivered < total or visible:
+            busy = self.delivered < self.read
+            messages = consume(CONSUME_MESSAGES, 0.001 if busy else IDLE_S) if self.read < total else []
+            if messages:
+                self._take(messages)
+            poll(0 if self.read < total else 0.001)
+            if len(visible) >= REDIS_RECORDS or (visible and len(messages) < CONSUME_MESSAGES):
+                self._redis.mset(visible)  # type: ignore[arg-type]
+                visible.clear()
+
+    def close(self) -> None:
+        """Let go of the clients."""
+        self._consumer.close()
+        self._redis.close()
+
+    def _take(self, messages: list[Message]) -> None:
+        balances, decoders, encode = self._balances, self._decoders, msgspec.json.Encoder().encode
+        out: dict[int, list[dict[str, Any]]] = {}
+        now = datetime.now(timezone.utc)
+        for message in messages:
+            error = message.error()
+            if error is not None:
+                if error.code() != KafkaError._PARTITION_EOF:
+                    raise RuntimeError(str(error))
+                continue
+            topic, value = message.topic(), message.value()
+            event = decoders[topic].decode(value)  # type: ignore[index, arg-type]
+            key = f"{event.sku}|{event.location}"
+            balance = balances.get(key)
+            if balance is None:
+                balance = balances[key] = [0, 0]
+            kind = type(event)
+            if kind is events.PosSale:
+                balance[0] -= event.units
+            elif kind is events.WmsReceipt:
+                balance[0] += event.units
+            else:
+                balance[1] += event.units
+            on_hand, committed = balance
+            available = max(0, on_hand - committed)
+            status = "IN_STOCK" if available > 3 else "LOW_STOCK" if available else "OUT_OF_STOCK"
+            self._version += 1
+            occurred_at = event.occurred_at
+            record = Availability(
+                self._version,
+                *(event.sku, event.location, status, None, status, status, available, available),
+                *(on_hand, 0, committed, 0, 0, None, 0, 0, 0, 0, max(0, committed - on_hand), 0, "routine", None),
+                Cause(event.__struct_config__.tag, event.id, event.source, occurred_at),  # type: ignore[arg-type]
+                Sources(occurred_at, occurred_at, occurred_at),
+                now,
+            )
+            out.setdefault(message.partition(), []).append({"key": key, "value": encode(record)})  # type: ignore[arg-type]
+            self.read += 1
+        for partition, records in out.items():
+            queued = self._producer.produce_batch(
+                self._topic, records, partition=partition, on_delivery=self._acknowledged
+            )
+            if queued != len(records):
+                raise RuntimeError(f"{self._topic}: {len(records) - queued} records were not taken")
+
+    def _acknowledged(self, error: KafkaError | None, message: Message) -> None:
+        if error is not None:
+            raise RuntimeError(str(error))
+        self._visible[message.key()] = message.value()  # type: ignore[index, assignment]
+        self.delivered += 1
+
+
+def main() -> None:
+    """Take in the openings, say so, then take in the events and say when that was done; one JSON line for each."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--bootstrap", required=True)
+    parser.add_argument("--redis-url", required=True)
+    parser.add_argument("--prefix", required=True)
+    parser.add_argument("--partitions", type=int, required=True)
+    parser.add_argument("--openings", type=int, required=True)
+    parser.add_argument("--events", type=int, required=True)
+    parser.add_argument("--linger-ms", type=int, required=True)
+    options = parser.parse_args()
+    floor = Floor(options.bootstrap, options.redis_url, options.prefix, options.partitions, options.linger_ms)
+    floor.until(options.openings)
+    _say({"ready": time.monotonic()})
+    floor.until(options.openings + options.events)
+    _say({"done": time.monotonic(), "cpu_s": time.process_time()})
+    floor.close()
+
+
+def _say(words: dict[str, float]) -> None:
+    sys.stdout.write(json.dumps(words) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
