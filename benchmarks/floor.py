@@ -23,7 +23,7 @@ from schemas.topics import ORDER_RESERVATIONS, POS_SALES, WMS_MOVEMENTS
 from stock import events
 
 CONSUME_MESSAGES = 1_000
-IDLE_S = 0.01
+IDLE_S, BUSY_S = 0.01, 0.001  # How long to block for the next event; shorter while acknowledgements are expected.
 REDIS_RECORDS = 500  # Per call; more saved nothing, fewer cost more.
 NEVER = datetime(1970, 1, 1, tzinfo=timezone.utc)
 TOPIC = "floor-availability"
@@ -65,7 +65,8 @@ class Floor:
         poll, consume, visible = self._producer.poll, self._consumer.consume, self._visible
         while self.delivered < total or visible:
             busy = self.delivered < self.read
-            messages = consume(CONSUME_MESSAGES, 0.001 if busy else IDLE_S) if self.read < total else []
+            first = self._consumer.poll(BUSY_S if busy else IDLE_S) if self.read < total else None
+            messages = [] if first is None else [first, *consume(CONSUME_MESSAGES, 0)]
             if messages:
                 self._take(messages)
             poll(0 if self.read < total else 0.001)

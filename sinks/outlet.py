@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 import msgspec
@@ -17,7 +18,7 @@ from confluent_kafka import KafkaError, Message
 
 from schemas.dead_letters import Header, fitting, headers_for
 from schemas.events import Refusal
-from schemas.records import Availability, Cause, Sources, encode, moment
+from schemas.records import EPOCH, Availability, Cause, Sources, encode, micros, moment
 from schemas.state import COUNTER_MAX, encode_metadata, seal
 from sinks.latency import LaneLatencies
 from stock.availability import STATUSES, View, is_urgent
@@ -43,12 +44,12 @@ def digest_of(seen: View) -> int:
 
 
 def record_of(
-    key: str, seen: View, balance: Balance, cause: CauseValues | None, version: int, lane: str, now_us: int
+    key: str, seen: View, balance: Balance, cause: CauseValues | None, version: int, lane: str, changed_at: datetime
 ) -> Availability:
     """The availability record of one key."""
     sku, _, location = key.partition("|")
     better = seen.better
-    kind, id, source, occurred_us = cause or ("unknown", "", "stockflow", now_us)
+    kind, id, source, occurred_us = cause or ("unknown", "", "stockflow", micros(changed_at))
     return Availability(
         version,
         sku,
@@ -75,7 +76,7 @@ def record_of(
         better.policy,
         Cause(kind, id, source, moment(occurred_us)),  # type: ignore[arg-type]
         Sources(moment(balance.pos_us), moment(balance.wms_us), moment(balance.orders_us)),
-        moment(now_us),  # type: ignore[arg-type]
+        changed_at,
     )
 
 
@@ -90,6 +91,9 @@ class Letter:
 
 class Wire(Protocol):
     """How an outlet reaches Kafka: the publisher implements it, tests fake it."""
+
+    def failed(self, error: KafkaError, message: Message) -> None:
+        """A record was not delivered."""
 
     def availability(self, partition: int, records: Sequence[tuple[str, bytes]], done: Delivered) -> None:
         """Append records, in order, and call back for each."""
@@ -243,6 +247,7 @@ class Outlet:
     def _send(self, keys: Iterable[tuple[str, int]], now: float, now_us: int, due: bool) -> None:
         batch = []
         ledger, forced = self.ledger, self.ledger.forced
+        changed_at = EPOCH + timedelta(microseconds=now_us)
         for key, since_us in keys:
             seen, balance = ledger.settle(key)
             digest = digest_of(seen)
@@ -265,7 +270,7 @@ class Outlet:
             self._counter += 1
             version = self.generation << 32 | self._counter
             cause = ledger.publishing(key)
-            value = encode(record_of(key, seen, balance, cause, version, lane, now_us))
+            value = encode(record_of(key, seen, balance, cause, version, lane, changed_at))
             batch.append((key, value))
             mark = LaneLatencies.mark(self._waiting.get(key) or since_us, urgent)
             self._in_flight.append((key, value, digest, statuses, mark))
@@ -289,7 +294,8 @@ class Outlet:
                 cut.availability_sent = max(cut.availability_sent, self.availability_stream.sent)
 
     def _availability_delivered(self, error: KafkaError | None, message: Message) -> None:
-        if self.closed:
+        if error is not None or self.closed:
+            self._undelivered(error, message)
             return
         key, value, digest, statuses, mark = self._in_flight.popleft()
         assert message.key() == key.encode(), "acknowledgements of one partition come in the order of sending"
@@ -360,8 +366,10 @@ class Outlet:
             self._wire.dead_letter(self.partition, message.key(), value, headers, self._letter_delivered)
 
     def _letter_delivered(self, error: KafkaError | None, message: Message) -> None:
-        if not self.closed:
-            self.letters_stream.acknowledge(message.offset())
+        if error is not None or self.closed:
+            self._undelivered(error, message)
+            return
+        self.letters_stream.acknowledge(message.offset())
 
     # Cuts
 
@@ -415,8 +423,20 @@ class Outlet:
             self._send(waiting, now, now_us, True)
 
     def _state_delivered(self, error: KafkaError | None, message: Message) -> None:
-        if not self.closed:
-            self.state_stream.acknowledge(message.offset())
+        if error is not None or self.closed:
+            self._undelivered(error, message)
+            return
+        stream, offset = self.state_stream, message.offset()
+        if offset is not None and offset == stream.next_offset:
+            stream.next_offset = offset + 1
+            stream.acked += 1
+        else:
+            stream.acknowledge(offset)
+
+    def _undelivered(self, error: KafkaError | None, message: Message) -> None:
+        """A failure concerns the whole process, even if the partition was lost meanwhile."""
+        if error is not None:
+            self._wire.failed(error, message)
 
     # Foreign writes
 

@@ -287,10 +287,15 @@ class Publisher:
                 key=key,
                 partition=partition,
                 headers=headers,
-                on_delivery=self._checking(done),
+                on_delivery=done,
             )
         except (BufferError, KafkaException) as error:
             raise DeliveryFailed(f"cannot append to {self._topics.dead_letters}: {error}") from error
+
+    def failed(self, error: KafkaError, message: Message) -> None:
+        """Note the first failed delivery; the next turn ends the process."""
+        if self._failure is None:
+            self._failure = DeliveryFailed(f"{message.topic()} partition {message.partition()}: {error}")
 
     # Inside
 
@@ -302,37 +307,27 @@ class Publisher:
         records: Sequence[tuple[str, bytes | None]],
         done: Delivered,
     ) -> None:
-        checked = self._checking(done)
         try:
             if len(records) == 1:
                 key, value = records[0]
-                producer.produce(topic, value=value, key=key, partition=partition, on_delivery=checked)
+                producer.produce(topic, value=value, key=key, partition=partition, on_delivery=done)
                 return
             messages = [{"key": key, "value": value} for key, value in records]
-            queued = producer.produce_batch(topic, messages, partition=partition, on_delivery=checked)
+            queued = producer.produce_batch(topic, messages, partition=partition, on_delivery=done)
         except (BufferError, KafkaException) as error:
             raise DeliveryFailed(f"cannot append to {topic}: {error}") from error
         if queued != len(records):
             refused = next((m["_error"] for m in messages if "_error" in m), "queue full")
             raise DeliveryFailed(f"cannot append to {topic}: {refused!r}")
 
-    def _checking(self, done: Delivered) -> Delivered:
-        def delivered(error: KafkaError | None, message: Message) -> None:
-            if self._failure is not None:
-                return
-            if error is not None:
-                self._failure = DeliveryFailed(f"{message.topic()} partition {message.partition()}: {error}")
-                return
-            done(None, message)
-
-        return delivered
-
     def _raise_failure(self) -> None:
         if self._failure is not None:
             raise self._failure
 
     def _claimed(self, error: KafkaError | None, message: Message) -> None:
-        """The restore reads the claim itself; nothing is owed to its acknowledgement."""
+        """The restore reads the claim itself; only its failure matters."""
+        if error is not None:
+            self.failed(error, message)
 
     def _published(self, partition: int, key: str, value: bytes, offset: int, mark: int) -> None:
         self.acknowledged.observe(mark, self._wall_us())

@@ -71,9 +71,12 @@ def view(balance: Balance, committed: int, terms: Terms) -> View:
     raw = balance.on_hand - unavailable - committed
     flags = balance.flags
     known = bool(flags & HAS_BASELINE)
+    low = flags & (LOW_SHIP | LOW_PICKUP)
+    ship = _mode_view(raw, known, terms.ship, bool(flags & LOW_SHIP))
+    same = terms.alike and (low == 0 or low == LOW_SHIP | LOW_PICKUP)
     return View(
-        _mode_view(raw, known, terms.ship, bool(flags & LOW_SHIP)),
-        _mode_view(raw, known, terms.pickup, bool(flags & LOW_PICKUP)),
+        ship,
+        ship if same else _mode_view(raw, known, terms.pickup, bool(flags & LOW_PICKUP)),
         balance.on_hand,
         unavailable,
         committed,

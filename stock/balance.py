@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right, insort
-from operator import itemgetter
+from array import array
 from typing import Literal
 
 import msgspec
@@ -11,6 +10,7 @@ from msgspec import Struct
 
 MOVEMENTS_MAX = 1_024  # Movements kept per balance, so that a late count knows what happened after it.
 MOVEMENTS_HORIZON_US = 24 * 3_600 * 1_000_000  # ... and for how long before the newest of them.
+_LOG_LENGTH_MAX = 2 * (MOVEMENTS_MAX + MOVEMENTS_MAX // 4)  # Dropped in portions, so that each costs little.
 
 HAS_BASELINE = 1  # a count or receipt was heard
 LOW_SHIP = 2  # ship was LOW_STOCK at the last evaluation
@@ -85,52 +85,58 @@ CountOutcome = Literal["applied", "older", "beyond_log"]
 
 
 class Movements:
-    """The newest movements of one balance by time: pairs (time in microseconds, signed units)."""
+    """The newest movements of one balance: times in microseconds and signed units, in the order of arrival.
 
-    __slots__ = ("_log",)
+    Kept as plain numbers side by side: nearly every movement is only ever appended, and few are ever summed.
+    """
+
+    __slots__ = ("_first_us", "_log")
 
     def __init__(self) -> None:
-        self._log: list[tuple[int, int]] = []
+        self._log = array("q")
+        self._first_us = 0
 
     def __len__(self) -> int:
-        return len(self._log)
+        return len(self._log) // 2
 
     def add(self, time_us: int, units: int) -> int:
         """Remember a movement; the time of the newest movement dropped to make room comes back, 0 if none was."""
         log = self._log
-        entry = (time_us, units)
-        if not log or entry >= log[-1]:
-            log.append(entry)
-        else:
-            insort(log, entry)
-        if len(log) > MOVEMENTS_MAX + MOVEMENTS_MAX // 4:
-            return self._drop_through(log[len(log) - MOVEMENTS_MAX - 1][0])
-        if log[0][0] < log[-1][0] - 2 * MOVEMENTS_HORIZON_US:
-            return self.forget_before(log[-1][0] - MOVEMENTS_HORIZON_US)
+        if not log or time_us < self._first_us:
+            self._first_us = time_us
+        log.append(time_us)
+        log.append(units)
+        if len(log) > _LOG_LENGTH_MAX:
+            times = sorted(log[0::2])
+            return self._drop_through(times[len(times) - MOVEMENTS_MAX - 1])
+        if self._first_us < time_us - 2 * MOVEMENTS_HORIZON_US:
+            return self.forget_before(time_us - MOVEMENTS_HORIZON_US)
         return 0
 
     def since(self, time_us: int) -> int:
         """Sum of the units moved at or after a time."""
-        return sum(units for _, units in self._log[bisect_left(self._log, time_us, key=_time) :])
+        log = self._log
+        return sum(units for at, units in zip(log[0::2], log[1::2], strict=True) if at >= time_us)
 
     def forget_before(self, time_us: int) -> int:
         """Drop what happened before a time; the time of the newest dropped movement comes back, 0 if none was."""
-        if not self._log or self._log[0][0] >= time_us:
-            return 0
-        return self._drop_through(self._log[bisect_left(self._log, time_us, key=_time) - 1][0])
+        dropped = max((at for at in self._log[0::2] if at < time_us), default=0)
+        return self._drop_through(dropped) if dropped else 0
 
     def discard(self, time_us: int, units: int) -> None:
         """Drop one movement, if it is still here."""
-        at = bisect_left(self._log, (time_us, units))
-        if at < len(self._log) and self._log[at] == (time_us, units):
-            del self._log[at]
+        log = self._log
+        for at in range(0, len(log), 2):
+            if log[at] == time_us and log[at + 1] == units:
+                del log[at : at + 2]
+                return
 
     def _drop_through(self, time_us: int) -> int:
-        del self._log[: bisect_right(self._log, time_us, key=_time)]
+        log = self._log
+        kept = [(at, units) for at, units in zip(log[0::2], log[1::2], strict=True) if at > time_us]
+        self._log = array("q", [number for movement in kept for number in movement])
+        self._first_us = min((at for at, _ in kept), default=0)
         return time_us
-
-
-_time = itemgetter(0)
 
 
 def apply_movement(balance: Balance, movements: Movements, time_us: int, units: int) -> bool:

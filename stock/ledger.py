@@ -26,7 +26,7 @@ from stock.balance import (
 )
 from stock.commitments import Change, Commitments, hold_key, is_order_key, line_key
 from stock.effects import Effect, effect_of
-from stock.events import OrderAllocated, PosReturn, ReservationCreated, StockFact, WmsReceipt
+from stock.events import OrderAllocated, PosReturn, PosVoid, ReservationCreated, StockFact, WmsReceipt
 from stock.policies import Policies
 from stock.recent import Recent, Row
 from stock.times import micros
@@ -36,6 +36,7 @@ OUTCOMES = ("applied", "duplicate", "absorbed", "echo", "dead_letter")
 APPLIED, DUPLICATE, ABSORBED, ECHO, DEAD_LETTER = range(5)
 
 FACTS_REMEMBERED_MAX = 500_000  # Per partition; about 200 bytes each while they last.
+ACTIVE_MAX = 5_000  # Balances per partition that stay unpacked between flushes; about 700 bytes each.
 TOPIC_COUNT = 4  # The keyed inputs, in their registered order: pos, wms, orders, items.
 _POS, _WMS, _ORDERS, _ITEMS = range(TOPIC_COUNT)
 
@@ -160,15 +161,17 @@ class Ledger:
         balance = self._active.get(key) or self._open(key)
         outcome = self._move(key, balance, effect)
         balance.applied[topic] = offset
-        occurred_us = micros(event.occurred_at)
+        occurred_us = effect.time_us if event.__class__ is not PosVoid else micros(event.occurred_at)
         _heard(balance, topic, occurred_us)
         if effect.hold is not None or effect.line is not None:
             self._tell_orders(event, effect, topic, offset, timestamp_us)
         if outcome == APPLIED or effect.states or balance.cause is None:
             _set_cause(balance, event, occurred_us)
-            self._step_band(key, balance)
+            if self.policies.banded:
+                self._step_band(key, balance)
         self._dirty[key] = None
-        self.touched.setdefault(key, timestamp_us)
+        if key not in self.touched:
+            self.touched[key] = timestamp_us
         self.recent.ids.add(id_hash)
         moved = effect.units if outcome == APPLIED else 0
         return self._record((key, topic, outcome, offset, id_hash, effect.time_us, moved), timestamp_us)
@@ -269,12 +272,14 @@ class Ledger:
         records: list[tuple[str, bytes | None]] = [(f"{JOURNAL_PREFIX}{n}", packed) for n, packed in chunks]
         self._forget_movements(forgotten)
         records.extend(self.commitments.flush())
+        active, idle = self._active, self._idle
         for key in self._dirty:
-            packed = self._idle[key] = pack(self._active[key])
+            packed = idle[key] = pack(active[key])
             records.append((key, packed))
         self._dirty.clear()
-        self._active.clear()
         self._fresh = 0
+        if len(self._active) > ACTIVE_MAX:
+            self._active.clear()
         self.totals.clock_us = self.commitments.clock_us
         records.append((OUTCOMES_KEY, _encoder.encode(self.totals)))
         return records

@@ -32,21 +32,27 @@ class ModeTerms(Struct, frozen=True, gc=False):
 
 
 class Terms(Struct, frozen=True, gc=False):
-    """What holds at one key for both modes; `banded` if LOW_STOCK depends on the way there."""
+    """What holds at one key for both modes.
+
+    `banded`: LOW_STOCK depends on the way there. `alike`: both modes have the very same terms.
+    """
 
     ship: ModeTerms
     pickup: ModeTerms
     banded: bool
+    alike: bool
 
 
 class Policies:
     """All locations and policies in force, resolved on demand per (SKU, location).
 
     Not thread-safe. `revision` counts the changes, so that a reader can tell whether it has seen them all.
+    `banded`: somewhere LOW_STOCK may depend on the way there.
     """
 
     def __init__(self) -> None:
         self.revision = 0
+        self.banded = False
         self._locations: dict[str, LocationSet] = {}
         self._policies: dict[str, PolicySet] = {}
         self._by_location: dict[str, Terms] = {}
@@ -95,6 +101,7 @@ class Policies:
 
     def _changed(self) -> None:
         self.revision += 1
+        self.banded = any(p.values.low_stock_exit is not None for p in self._policies.values())
         self._by_location.clear()
         self._by_key.clear()
         self._skus = frozenset(p.scope.sku for p in self._policies.values() if p.scope.sku is not None)
@@ -104,7 +111,7 @@ class Policies:
         ship = self._mode_terms(sku, location, "ship", described is None or described.ship_enabled)
         pickup = self._mode_terms(sku, location, "pickup", described is None or described.pickup_enabled)
         banded = ship.exit > ship.enter + 1 or pickup.exit > pickup.enter + 1
-        return Terms(ship=ship, pickup=pickup, banded=banded)
+        return Terms(ship=ship, pickup=pickup, banded=banded, alike=ship == pickup)
 
     def _mode_terms(self, sku: str, location: str, mode: Mode, location_on: bool) -> ModeTerms:
         inside = sorted((p for p in self._policies.values() if _covers(p.scope, sku, location, mode)), key=_precedence)

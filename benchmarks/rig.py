@@ -1,0 +1,419 @@
+"""What every measurement on real servers needs: servers, topics, loading, the two programs, and the check of results.
+
+A program's time counts only after `check_topic` and `check_redis` have found its result right.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import redis
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    ConsumerGroupTopicPartitions,
+    KafkaError,
+    KafkaException,
+    Producer,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from benchmarks.floor import TOPIC as FLOOR_TOPIC
+from benchmarks.workload import Batches, Expected
+from operations.topics import ensure
+from schemas.topics import AVAILABILITY
+from stockflow.demo.observe import fetch, read_metrics
+from stockflow.demo.pipeline import Pipeline
+from stockflow.embedded import KafkaBroker, RedisServer
+from stockflow.embedded.process import free_port, wait_until
+
+ROOT = Path(__file__).resolve().parents[1]
+CACHE = Path.home() / ".cache" / "stockflow"
+READY_S = 90.0
+FINISH_S = 300.0
+LOOK_INTERVAL_S = 0.05
+GROUP = "stockflow"
+
+
+class WrongResult(Exception):
+    """A program's time does not count, because what it published or wrote is not what the events say."""
+
+
+@dataclass(frozen=True)
+class Servers:
+    """Addresses of the broker and Redis that both programs use."""
+
+    bootstrap: str
+    redis_url: str
+    description: str
+
+
+@contextmanager
+def servers(folder: Path, bootstrap: str | None = None, redis_url: str | None = None) -> Iterator[Servers]:
+    """Servers of our own, unless addresses are given; stopped afterwards."""
+    folder.mkdir(parents=True, exist_ok=True)
+    broker = None if bootstrap else KafkaBroker(CACHE, heap_mb=1_024, session_ms=10_000).__enter__()
+    try:
+        store = None if redis_url else RedisServer().__enter__()
+        try:
+            yield Servers(
+                bootstrap or broker.bootstrap,  # type: ignore[union-attr]
+                redis_url or store.url,  # type: ignore[union-attr]
+                f"{broker.description if broker else bootstrap}, {store.description if store else redis_url}",
+            )
+        finally:
+            if store is not None:
+                store.close()
+    finally:
+        if broker is not None:
+            broker.close()
+
+
+def make_topics(where: Servers, prefix: str, partitions: int) -> None:
+    """A fresh topic set under a prefix, and the floor's output topic beside it."""
+    config = {"bootstrap.servers": where.bootstrap}
+    ensure(config, lambda name: prefix + name, partitions, 1)
+    topic = NewTopic(prefix + FLOOR_TOPIC, partitions, 1, config=AVAILABILITY.config())
+    admin = AdminClient(config)  # Its futures end with it.
+    for future in admin.create_topics([topic], operation_timeout=30).values():
+        future.result()
+
+
+def drop_topics(where: Servers, prefix: str) -> None:
+    """Remove every topic under a prefix, so that rounds do not add up on the disk."""
+    admin = AdminClient({"bootstrap.servers": where.bootstrap})
+    names = [name for name in admin.list_topics(timeout=10).topics if name.startswith(prefix)]
+    for future in admin.delete_topics(names).values():
+        future.result()
+
+
+class Loader:
+    """Puts events into the input topics; the last ones become visible all at once, at `release`."""
+
+    def __init__(self, where: Servers, prefix: str) -> None:
+        self._prefix = prefix
+        common: dict[str, Any] = {
+            "bootstrap.servers": where.bootstrap,
+            "linger.ms": 20,
+            "batch.size": 262_144,
+            "queue.buffering.max.messages": 2_000_000,
+        }
+        self._plain = Producer(common)
+        self._held = Producer({**common, "transactional.id": f"{prefix}loader", "transaction.timeout.ms": 600_000})
+        self.positions: dict[tuple[str, int], int] = {}
+        self._failed: KafkaError | None = None
+
+    def load(self, batches: Batches) -> None:
+        """Append and wait for the acknowledgement; visible at once."""
+        self._append(self._plain, batches)
+
+    def hold_back(self, batches: Batches) -> None:
+        """Append in a transaction that is not committed: in the log, but no reader may see it yet."""
+        self._held.init_transactions(60)
+        self._held.begin_transaction()
+        self._append(self._held, batches)
+
+    def release(self) -> float:
+        """Commit the transaction; the monotonic time right before."""
+        at = time.monotonic()
+        self._held.commit_transaction(60)
+        return at
+
+    def _append(self, producer: Producer, batches: Batches) -> None:
+        for (topic, partition), messages in batches.items():
+            queued = producer.produce_batch(
+                self._prefix + topic, messages, partition=partition, on_delivery=self._delivered
+            )
+            if queued != len(messages):
+                raise RuntimeError(f"{topic}: {len(messages) - queued} events were not taken")
+            producer.poll(0)
+        left = producer.flush(120)
+        if left or self._failed:
+            raise RuntimeError(f"{left} events were not acknowledged: {self._failed}")
+
+    def _delivered(self, error: KafkaError | None, message: Any) -> None:
+        if error is not None:
+            self._failed = error
+        else:
+            self.positions[message.topic(), message.partition()] = message.offset() + 1
+
+
+class StockflowRun:
+    """`stockflow run` as a user starts it, and its committed positions seen from outside."""
+
+    def __init__(self, where: Servers, prefix: str, settings: Mapping[str, str], folder: Path) -> None:
+        self._where = where
+        port = free_port()
+        self.log_file = folder / f"{prefix}stockflow.log"
+        self._pipeline = Pipeline(
+            {
+                "STOCKFLOW_BOOTSTRAP_SERVERS": where.bootstrap,
+                "STOCKFLOW_REDIS_URL": where.redis_url,
+                "STOCKFLOW_TOPIC_PREFIX": prefix,
+                "STOCKFLOW_GROUP_ID": prefix + GROUP,
+                "STOCKFLOW_METRICS_HOST": "127.0.0.1",
+                "STOCKFLOW_METRICS_PORT": str(port),
+                # Events that are held back count as lag: the process is ready without them.
+                "STOCKFLOW_READY_LAG_MAX": "1000000000",
+                **settings,
+            },
+            port,
+            self.log_file,
+        )
+        self._ready_url = f"http://127.0.0.1:{port}/readyz"
+        self._group = prefix + GROUP
+        self._admin = AdminClient({"bootstrap.servers": where.bootstrap})
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        process = self._pipeline._process
+        assert process is not None
+        return process.pid
+
+    def start(self) -> None:
+        """Start it and wait until it owns and has restored all partitions."""
+        self._pipeline.start()
+        self._pipeline.wait_ready()
+
+    def committed(self, positions: Mapping[tuple[str, int], int]) -> int:
+        """How many of the events below these positions the group has committed."""
+        wanted = [TopicPartition(topic, partition) for topic, partition in positions]
+        request = ConsumerGroupTopicPartitions(self._group, wanted)
+        answer = self._admin.list_consumer_group_offsets([request])[self._group].result()
+        return sum(
+            min(max(0, tp.offset), positions[tp.topic, tp.partition])
+            for tp in answer.topic_partitions  # type: ignore[union-attr]
+        )
+
+    def wait_committed(
+        self, positions: Mapping[tuple[str, int], int], seen: Callable[[float, int], None] | None = None
+    ) -> float:
+        """Block until all positions are committed; the monotonic time of the look that found it.
+
+        `seen` is told of each look: monotonic time and committed events.
+        """
+        total, deadline = sum(positions.values()), time.monotonic() + FINISH_S
+        while True:
+            count = self.committed(positions)
+            now = time.monotonic()
+            if seen is not None:
+                seen(now, count)
+            if count >= total:
+                return now
+            self._pipeline.check()
+            if now > deadline:
+                raise TimeoutError(f"{count} of {total} events committed after {FINISH_S:.0f} s")
+            time.sleep(LOOK_INTERVAL_S)
+
+    def wait_visible(self) -> float:
+        """Block until nothing waits for Redis; the monotonic time of the look that found it."""
+        deadline = time.monotonic() + FINISH_S
+        while time.monotonic() < deadline:
+            text = fetch(self._pipeline.metrics_url)
+            if text is not None and "\nstockflow_redis_backlog_keys 0.0\n" in text:
+                return time.monotonic()
+            time.sleep(LOOK_INTERVAL_S)
+        raise TimeoutError("Redis was not brought up to date")
+
+    def published(self) -> int:
+        """Availability records sent so far."""
+        scrape = self._pipeline.scrape()
+        text = fetch(self._pipeline.metrics_url) or ""
+        del scrape
+        return sum(
+            int(float(line.rsplit(" ", 1)[1]))
+            for line in text.splitlines()
+            if line.startswith("stockflow_records_published_total") and f'"{AVAILABILITY.name}"' in line
+        )
+
+    def cpu_s(self) -> float:
+        """CPU seconds used so far, all threads, where the system tells; else 0."""
+        return cpu_of(self.pid)
+
+    def stop(self) -> None:
+        """End it in good order."""
+        self._pipeline.stop()
+
+    def close(self) -> None:
+        """End it, however it is."""
+        self._pipeline.close()
+
+
+class FloorRun:
+    """The floor as a process of its own."""
+
+    def __init__(
+        self, where: Servers, prefix: str, partitions: int, openings: int, events: int, linger_ms: int
+    ) -> None:
+        self._process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "benchmarks.floor", "--bootstrap", where.bootstrap),
+                *("--redis-url", where.redis_url, "--prefix", prefix, "--partitions", str(partitions)),
+                *("--openings", str(openings), "--events", str(events), "--linger-ms", str(linger_ms)),
+            ],
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    def heard(self, word: str) -> dict[str, float]:
+        """Block until it says a word; what it says with it."""
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line or word not in (words := json.loads(line)):
+            raise RuntimeError(f"the floor ended or said something else: {line!r}")
+        return words
+
+    def cpu_s(self) -> float:
+        """CPU seconds used so far, all threads."""
+        return cpu_of(self.pid)
+
+    def close(self) -> None:
+        """End it, however it is."""
+        if self._process.poll() is None:
+            try:
+                self._process.wait(10)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+
+def cpu_of(pid: int) -> float:
+    """CPU seconds of a process, all threads, from the proc file system; 0.0 where there is none."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rsplit(") ", 1)[1].split()
+    except (OSError, IndexError):
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / 100
+
+
+def check_topic(where: Servers, topic: str, expected: Expected) -> tuple[int, int]:
+    """Read an availability topic to its end and compare its newest records with the events' sums.
+
+    Returns:
+        Records on the topic, and their mean size in bytes.
+
+    Raises:
+        WrongResult: a key is missing or a sum differs.
+    """
+    newest: dict[bytes, tuple[int, int, int]] = {}
+    decoder = msgspec.json.Decoder(_Numbers)
+    count = size = 0
+    for key, value in read_all(where, topic):
+        record = decoder.decode(value)
+        count += 1
+        size += len(value)
+        if key not in newest or newest[key][0] < record.version:
+            newest[key] = (record.version, record.on_hand, record.committed)
+    found = Expected(len(newest), sum(n[1] for n in newest.values()), sum(n[2] for n in newest.values()))
+    if found != expected:
+        raise WrongResult(f"{topic}: {found}, expected {expected}")
+    return count, size // max(1, count)
+
+
+class _Numbers(msgspec.Struct):
+    version: int
+    on_hand: int
+    committed: int
+
+
+def read_all(where: Servers, topic: str) -> Iterator[tuple[bytes, bytes]]:
+    """Key and value of every record of a topic, up to the ends found on the way."""
+    consumer = Consumer(
+        {"bootstrap.servers": where.bootstrap, "group.id": "benchmark-reader", "enable.partition.eof": True}
+    )
+    try:
+        partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
+        consumer.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for number in partitions])
+        left = set(partitions)
+        while left:
+            for message in consumer.consume(10_000, 1.0):
+                error = message.error()
+                if error is None:
+                    yield message.key(), message.value()  # type: ignore[misc]
+                elif error.code() == KafkaError._PARTITION_EOF:
+                    left.discard(message.partition())  # type: ignore[arg-type]
+                else:
+                    raise KafkaException(error)
+    finally:
+        consumer.close()
+
+
+def check_redis(where: Servers, expected: Expected, hashes: bool) -> None:
+    """Compare what Redis holds with the events' sums: hashes by SKU, or plain keys by SKU and location.
+
+    Raises:
+        WrongResult: a key is missing or a sum differs.
+    """
+    decoder = msgspec.json.Decoder(_Numbers)
+    found = Expected()
+    with redis.Redis.from_url(where.redis_url) as client:
+        names = list(client.scan_iter(match="availability:*" if hashes else "SKU-*", count=5_000))
+        for start in range(0, len(names), 1_000):
+            part = names[start : start + 1_000]
+            if hashes:
+                with client.pipeline(transaction=False) as pipe:
+                    for name in part:
+                        pipe.hvals(name)
+                    values = [value for one in pipe.execute() for value in one]
+            else:
+                values = client.mget(part)  # type: ignore[assignment]
+            for value in values:
+                record = decoder.decode(value)
+                found.keys += 1
+                found.on_hand += record.on_hand
+                found.committed += record.committed
+    if found != expected:
+        raise WrongResult(f"Redis: {found}, expected {expected}")
+
+
+def empty_redis(where: Servers) -> None:
+    """Remove everything from it; only ever called on the benchmark's own database."""
+    with redis.Redis.from_url(where.redis_url) as client:
+        client.flushdb()
+
+
+def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = FINISH_S) -> None:
+    """Block until a condition holds.
+
+    Raises:
+        TimeoutError: it does not in time.
+    """
+    if not wait_until(condition, timeout_s):
+        raise TimeoutError(f"{what}: not within {timeout_s:.0f} s")
+
+
+__all__ = [
+    "FloorRun",
+    "Loader",
+    "Servers",
+    "StockflowRun",
+    "WrongResult",
+    "check_redis",
+    "check_topic",
+    "drop_topics",
+    "empty_redis",
+    "make_topics",
+    "read_metrics",
+    "servers",
+    "wait_for",
+]

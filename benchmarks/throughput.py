@@ -1,0 +1,260 @@
+"""Throughput of `stockflow run` against the floor, in turns on the same servers, events and machine.
+
+What is timed: both programs are up, have taken in the openings and wait. The events lie in the log, inside a
+transaction; committing it makes all of them readable at once, and that moment is the start. The floor is done when
+the last record has been acknowledged and written to Redis. stockflow is done when its group has committed every
+event (so balances are durable, and records acknowledged) and nothing waits for Redis any more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.floor import TOPIC as FLOOR_TOPIC
+from benchmarks.rig import (
+    FloorRun,
+    Loader,
+    Servers,
+    StockflowRun,
+    check_redis,
+    check_topic,
+    drop_topics,
+    empty_redis,
+    make_topics,
+    servers,
+)
+from benchmarks.workload import Options, Workload, make
+from schemas.topics import AVAILABILITY
+
+BAR = 0.60  # The share of the floor's throughput that all guarantees together may leave.
+PROFILER_START_S = 1.0
+MIDDLE = (0.10, 0.90)  # Between these shares of the events a rate is called sustained.
+
+
+@dataclass(frozen=True)
+class Result:
+    """One program's turn. `sustained` leaves out how a run begins and how it ends; 0 where it is not known."""
+
+    program: str
+    events: int
+    seconds: float
+    per_second: float
+    sustained: float
+    cpu_us_per_event: float
+    records: int
+    record_bytes: int
+
+
+def run_floor(where: Servers, prefix: str, workload: Workload, shape: Options, linger_ms: int) -> Result:
+    """One turn of the floor on the events that wait behind a prefix."""
+    empty_redis(where)
+    openings = workload.expected.keys
+    loader = _loaded(where, prefix, workload)
+    program = FloorRun(where, prefix, shape.partitions, openings, shape.events, linger_ms)
+    try:
+        program.heard("ready")
+        cpu_before = program.cpu_s()
+        begin = loader.release()
+        done = program.heard("done")
+        cpu_s = done["cpu_s"] - cpu_before
+        seconds = done["done"] - begin
+    finally:
+        program.close()
+    records, size = check_topic(where, prefix + FLOOR_TOPIC, workload.expected)
+    check_redis(where, workload.expected, hashes=False)
+    rate = shape.events / seconds
+    return Result("floor", shape.events, seconds, rate, rate, cpu_s / shape.events * 1e6, records - openings, size)
+
+
+def run_stockflow(
+    where: Servers,
+    prefix: str,
+    workload: Workload,
+    shape: Options,
+    settings: dict[str, str],
+    folder: Path,
+    py_spy: str | None = None,
+) -> Result:
+    """One turn of `stockflow run` on the events that wait behind a prefix; with `py_spy` (its command) profiled."""
+    empty_redis(where)
+    loader = Loader(where, prefix)
+    loader.load(workload.openings)
+    program = StockflowRun(where, prefix, settings, folder)
+    try:
+        program.start()
+        program.wait_committed(dict(loader.positions))
+        program.wait_visible()
+        before = dict(loader.positions)
+        loader.hold_back(workload.events)
+        already = sum(before.values())
+        cpu_before = program.cpu_s()
+        seen: list[tuple[float, int]] = []
+        profiler = None if py_spy is None else _profiler(py_spy, program.pid, folder)
+        begin = loader.release()
+        committed_at = program.wait_committed(loader.positions, lambda at, count: seen.append((at, count - already)))
+        visible_at = program.wait_visible()
+        cpu_s = program.cpu_s() - cpu_before
+        if profiler is not None:
+            profiler.send_signal(signal.SIGINT)  # It writes what it has seen.
+            profiler.wait(60)
+        program.stop()
+    finally:
+        program.close()
+    records, size = check_topic(where, prefix + AVAILABILITY.name, workload.expected)
+    check_redis(where, workload.expected, hashes=True)
+    seconds = max(committed_at, visible_at) - begin
+    return Result(
+        "stockflow",
+        shape.events,
+        seconds,
+        shape.events / seconds,
+        _sustained(seen, shape.events),
+        cpu_s / shape.events * 1e6,
+        records - workload.expected.keys,
+        size,
+    )
+
+
+def _profiler(py_spy: str, pid: int, folder: Path) -> subprocess.Popen[bytes]:
+    """Samples the stacks of all threads that hold the interpreter, in py-spy's raw format."""
+    written = folder / f"profile-{pid}.txt"
+    command = [py_spy, "record", "--pid", str(pid), "--format", "raw", "--rate", "200", "--output", str(written)]
+    process = subprocess.Popen([*command, "--threads", "--gil"], stdin=subprocess.DEVNULL)
+    time.sleep(PROFILER_START_S)
+    return process
+
+
+def _loaded(where: Servers, prefix: str, workload: Workload) -> Loader:
+    loader = Loader(where, prefix)
+    loader.load(workload.openings)
+    loader.hold_back(workload.events)
+    return loader
+
+
+def _sustained(seen: list[tuple[float, int]], events: int) -> float:
+    """Committed events per second between the first look past 10 % and the last one before 90 %."""
+    inside = [(at, count) for at, count in seen if MIDDLE[0] * events <= count <= MIDDLE[1] * events]
+    if len(inside) < 2 or inside[-1][1] == inside[0][1]:
+        return 0.0
+    return (inside[-1][1] - inside[0][1]) / (inside[-1][0] - inside[0][0])
+
+
+def measure(options: argparse.Namespace, console: Console) -> dict[str, object]:
+    """All rounds; the report as plain values."""
+    shape = Options(options.events, options.balances, options.partitions, options.seed, options.skew)
+    settings = {
+        "STOCKFLOW_LINGER_MS": str(options.linger_ms),
+        "STOCKFLOW_ROUTINE_INTERVAL_MS": str(options.routine_interval_ms),
+        **dict(pair.split("=", 1) for pair in options.set),
+    }
+    results: list[Result] = []
+    with servers(options.folder, options.bootstrap, options.redis_url) as where:
+        console.print(f"{where.description}; {os.cpu_count()} cores; load {os.getloadavg()[0]:.1f}")
+        for number in range(options.rounds):
+            workload = make(shape, time.time_ns() // 1000)
+            order = ("floor", "stockflow") if number % 2 == 0 else ("stockflow", "floor")
+            for program in order:
+                if options.only not in (None, program):
+                    continue
+                prefix = f"bench-{os.getpid()}-{number}-{program}-"
+                make_topics(where, prefix, shape.partitions)
+                if program == "floor":
+                    result = run_floor(where, prefix, workload, shape, options.linger_ms)
+                else:
+                    result = run_stockflow(
+                        where, prefix, workload, shape, settings, options.folder, options.py_spy
+                    )
+                drop_topics(where, prefix)
+                results.append(result)
+                console.print(
+                    f"round {number + 1} {program:9} {result.per_second:9,.0f} events/s "
+                    f"(sustained {result.sustained:9,.0f}), {result.cpu_us_per_event:.1f} us CPU per event, "
+                    f"{result.records:,} records of {result.record_bytes} B, load {os.getloadavg()[0]:.1f}"
+                )
+        description = where.description
+    return {
+        "servers": description,
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
+        "event_bytes": workload.event_bytes,
+        "shape": asdict(shape),
+        "settings": settings,
+        "results": [asdict(result) for result in results],
+    }
+
+
+def show(results: list[Result], console: Console) -> float | None:
+    """Print medians; the ratio of stockflow to the floor, None if one of them did not run."""
+    table = Table(title="Throughput, median of rounds (lowest - highest)")
+    for title in ("program", "events/s", "sustained events/s", "us CPU per event", "records per event"):
+        table.add_column(title, justify="left" if title == "program" else "right")
+    medians: dict[str, float] = {}
+    for program in ("floor", "stockflow"):
+        mine = [result for result in results if result.program == program]
+        if not mine:
+            continue
+        rates = sorted(result.per_second for result in mine)
+        medians[program] = statistics.median(rates)
+        table.add_row(
+            program,
+            f"{medians[program]:,.0f} ({rates[0]:,.0f} - {rates[-1]:,.0f})",
+            f"{statistics.median(result.sustained for result in mine):,.0f}",
+            f"{statistics.median(result.cpu_us_per_event for result in mine):.1f}",
+            f"{statistics.median(result.records / result.events for result in mine):.2f}",
+        )
+    console.print(table)
+    if len(medians) < 2:
+        return None
+    ratio = medians["stockflow"] / medians["floor"]
+    console.print(f"stockflow does {ratio:.0%} of the floor; the bar is {BAR:.0%}")
+    return ratio
+
+
+def parser() -> argparse.ArgumentParser:
+    """Options of this program."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--events", type=int, default=400_000)
+    options.add_argument("--balances", type=int, default=20_000)
+    options.add_argument("--partitions", type=int, default=12)
+    options.add_argument("--rounds", type=int, default=3)
+    options.add_argument("--seed", type=int, default=3)
+    options.add_argument("--skew", type=float, default=0.0, help="0: all SKUs sell alike; 1: Zipf")
+    options.add_argument("--linger-ms", type=int, default=5, help="of both programs' producers")
+    options.add_argument("--routine-interval-ms", type=int, default=250)
+    options.add_argument("--set", action="append", default=[], metavar="STOCKFLOW_NAME=VALUE")
+    options.add_argument("--only", choices=("floor", "stockflow"))
+    options.add_argument("--py-spy", metavar="COMMAND", help="sample stockflow's stacks with this py-spy")
+    options.add_argument("--bootstrap", help="a broker to use instead of our own")
+    options.add_argument("--redis-url", help="a Redis to use instead of our own; its database is EMPTIED")
+    options.add_argument("--folder", type=Path, default=Path(".cache/benchmarks"), help="for logs and results")
+    return options
+
+
+def main() -> int:
+    """Measure, show, write; 1 if the bar is missed."""
+    options = parser().parse_args()
+    console = Console()
+    report = measure(options, console)
+    results = [Result(**result) for result in report["results"]]  # type: ignore[attr-defined]
+    ratio = show(results, console)
+    report["ratio"] = ratio
+    written = options.folder / f"throughput-{time.strftime('%Y%m%dT%H%M%S')}.json"
+    written.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    console.print(f"written to {written}")
+    return 1 if ratio is not None and ratio < BAR else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

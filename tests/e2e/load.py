@@ -1,0 +1,357 @@
+"""What shops send while things go wrong: seeded stories, spoiled records among them, and what became of each."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import msgspec
+from confluent_kafka import KafkaError, Producer
+from confluent_kafka import Message as KafkaMessage
+
+from schemas.topics import (
+    KEYED_INPUTS,
+    ORDER_RESERVATIONS,
+    POS_SALES,
+    STOCK_ITEMS,
+    STOCK_SETTINGS,
+    WMS_MOVEMENTS,
+    partition_of,
+)
+from stock.events import PolicySet, PosSale, StockFact
+from tests.oracle import Fact, Setting
+from tests.strategies import Entry, SeededChoice, Storyteller, World, skus_of_partition, to_wire
+
+# Stories run slower than the clock, so that short holds end by timer while a test runs.
+TICKS_MS = (5, 0, 0, 1, 5, 20)
+STARTED_AGO = timedelta(seconds=60)
+SKUS_PER_PARTITION = 2
+TICK_S = 0.02
+DELIVERY_TIMEOUT_MS = 120_000  # Longer than any broker is down here.
+FLUSH_TIMEOUT_S = 60.0
+KIB = 1_024
+
+Header = tuple[str, bytes | None]
+_KEYED = frozenset(topic.name for topic in KEYED_INPUTS)
+
+
+@dataclass(frozen=True)
+class Record:
+    """A record to send: what it says to those who understand it, or the reason for which it must be refused.
+
+    `partition` is None where the producer's partitioner decides, as it does in shops.
+    """
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    message: Entry | None = None
+    refused_as: str | None = None
+    headers: tuple[Header, ...] = ()
+    partition: int | None = None
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A record and where it stands."""
+
+    record: Record
+    partition: int
+    offset: int
+
+    @property
+    def place(self) -> tuple[str, int, int]:
+        """Topic (registered name), partition and offset."""
+        return self.record.topic, self.partition, self.offset
+
+
+@dataclass
+class Sending:
+    """Everything that one test sent. Call `finish` before reading anything of it."""
+
+    bootstrap: str
+    prefix: str
+    sent: list[Sent] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._produced = 0
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._producer = Producer(
+            {
+                "bootstrap.servers": self.bootstrap,
+                "partitioner": "murmur2_random",
+                "enable.idempotence": True,
+                "linger.ms": 2,
+                "message.timeout.ms": DELIVERY_TIMEOUT_MS,
+                "message.max.bytes": 2 * KIB * KIB,
+                "log_level": 0,
+            }
+        )
+
+    def send(self, record: Record) -> None:
+        """Hand one record to the producer."""
+
+        def delivered(error: KafkaError | None, message: KafkaMessage) -> None:
+            partition, offset = message.partition(), message.offset()
+            if error is not None or partition is None or offset is None:
+                self.failures.append(f"{record.topic}: {error}")
+            else:
+                self.sent.append(Sent(record, partition, offset))
+
+        placed = {} if record.partition is None else {"partition": record.partition}
+        self._producer.produce(
+            self.prefix + record.topic,
+            key=record.key,
+            value=record.value,
+            headers=list(record.headers),
+            on_delivery=delivered,
+            **placed,
+        )
+        self._produced += 1
+        self._producer.poll(0)
+
+    def tell(self, *messages: Entry) -> None:
+        """Send messages and wait until they stand on their topics."""
+        for message in messages:
+            self.send(record_of(message))
+        self.flush()
+
+    def start(self, records: Iterator[Record], per_second: int) -> None:
+        """Send in the background until `stop` or the end."""
+        assert self._thread is None, "already sending"
+        self._stop.clear()
+        self._thread = threading.Thread(target=self._run, args=(records, per_second), name="load", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the background sending and wait until all is delivered."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        self.flush()
+
+    def flush(self) -> None:
+        """Wait until all that was handed over stands on its topic."""
+        assert self._producer.flush(FLUSH_TIMEOUT_S) == 0
+        assert self.failures == []
+        assert len(self.sent) == self._produced
+
+    def close(self) -> None:
+        """Stop whatever is going on; for the end of a test that failed."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self, records: Iterator[Record], per_second: int) -> None:
+        begun = time.monotonic()
+        for count, record in enumerate(records, 1):
+            self.send(record)
+            while not self._stop.is_set() and time.monotonic() < begun + count / per_second:
+                self._producer.poll(0)
+                self._stop.wait(TICK_S)
+            if self._stop.is_set():
+                return
+
+    # What it says
+
+    @property
+    def keyed(self) -> list[Sent]:
+        """What stands on the keyed inputs."""
+        return [sent for sent in self.sent if sent.record.topic in _KEYED]
+
+    @property
+    def refused(self) -> dict[tuple[str, int, int], Record]:
+        """By place, what must be refused."""
+        return {sent.place: sent.record for sent in self.sent if sent.record.refused_as is not None}
+
+    @property
+    def facts(self) -> list[Fact]:
+        """What must count, as the oracle reads it."""
+        return [
+            Fact(sent.record.topic, sent.offset, sent.record.message)
+            for sent in self.sent
+            if isinstance(sent.record.message, StockFact)
+        ]
+
+    @property
+    def settings(self) -> list[Setting]:
+        """The settings that must count, in the order of their log."""
+        told = [sent for sent in self.sent if sent.record.topic == STOCK_SETTINGS.name and sent.record.message]
+        told.sort(key=lambda sent: sent.place)
+        return [sent.record.message for sent in told]  # type: ignore[misc]  # filtered by topic
+
+
+def record_of(message: Entry) -> Record:
+    """A message as a record."""
+    topic, key, value = to_wire(message)
+    return Record(topic, key.encode(), value, message)
+
+
+def stories(
+    seed: int,
+    partitions: int,
+    *,
+    poison_percent: int = 1,
+    settings_percent: int = 3,
+    spoil: Callable[[random.Random, int, int], Record] | None = None,
+) -> Iterator[Record]:
+    """Records without end: one story per partition, told in turns at random, some spoiled records among them."""
+    chance = random.Random(seed)
+    spoil = spoil or poison
+    tellers = [
+        Storyteller(
+            SeededChoice(seed * 1_000 + partition),
+            World(
+                skus=skus_of_partition(partition, partitions, SKUS_PER_PARTITION),
+                start=utc_now() - STARTED_AGO,
+                ticks_ms=TICKS_MS,
+                settings_percent=settings_percent,
+                null_settings=True,
+            ),
+        )
+        for partition in range(partitions)
+    ]
+    number = 0
+    while True:
+        number += 1
+        if chance.random() < poison_percent / 100:
+            yield spoil(chance, number, partitions)
+        else:
+            yield record_of(_undated(chance.choice(tellers).next().message))
+
+
+def _undated(message: Entry) -> Entry:
+    """Dated policies have no effect yet and are refused: that is tested where it is expected."""
+    if isinstance(message, PolicySet):
+        return msgspec.structs.replace(message, valid_from=None, valid_until=None)
+    return message
+
+
+def utc_now() -> datetime:
+    """The time, as events name it."""
+    return datetime.now(timezone.utc)
+
+
+# Spoiled records
+
+
+def sale(number: int, **changes: Any) -> dict[str, Any]:
+    """A sale as JSON would have it, one that counts unless it is changed."""
+    plain = {
+        "type": "pos.sale",
+        "id": f"spoiled-{number}",
+        "source": "pos/STORE-X/till-1",
+        "occurred_at": utc_now().isoformat(),
+        "sku": f"SPOILED-{number % 7}",
+        "location": "STORE-X",
+        "units": 1,
+    }
+    return {name: value for name, value in {**plain, **changes}.items() if value is not ...}
+
+
+ODD_HEADERS: tuple[Header, ...] = (
+    ("trace", b"\x00\xff\xfe"),
+    ("trace", b"told twice"),
+    ("nothing", None),
+    ("empty", b""),
+    ("dead-letter.offset", b"of an earlier life"),
+)
+
+# What is wrong, the reason that must be given, the topic, and the value as bytes or as something to encode.
+SpoiledCase = tuple[str, str, str, Callable[[int], Any]]
+SPOILED: tuple[SpoiledCase, ...] = (
+    ("cut off", "not_json", POS_SALES.name, lambda n: msgspec.json.encode(sale(n))[:-9]),
+    ("not JSON", "not_json", WMS_MOVEMENTS.name, lambda n: b"units;4;%d" % n),
+    ("not text", "not_json", POS_SALES.name, lambda n: b"\xff\xfe\x00%d" % n),
+    ("empty value", "empty", POS_SALES.name, lambda n: b""),
+    ("null value", "empty", ORDER_RESERVATIONS.name, lambda n: None),
+    ("a list", "bad_field", POS_SALES.name, lambda n: [sale(n)]),
+    ("no type", "missing_field", POS_SALES.name, lambda n: sale(n, type=...)),
+    ("no units", "missing_field", POS_SALES.name, lambda n: sale(n, units=...)),
+    ("no sku", "missing_field", POS_SALES.name, lambda n: sale(n, sku=...)),
+    ("a type nobody knows", "unknown_type", POS_SALES.name, lambda n: sale(n, type="pos.sold")),
+    ("another topic's type", "wrong_topic", WMS_MOVEMENTS.name, sale),
+    ("units as text", "bad_field", POS_SALES.name, lambda n: sale(n, units="1")),
+    ("half a unit", "bad_field", POS_SALES.name, lambda n: sale(n, units=0.5)),
+    ("no unit", "bad_field", POS_SALES.name, lambda n: sale(n, units=0)),
+    ("less than no unit", "bad_field", POS_SALES.name, lambda n: sale(n, units=-1)),
+    ("absurdly many units", "bad_field", POS_SALES.name, lambda n: sale(n, units=1_000_000_001)),
+    ("sku as number", "bad_field", POS_SALES.name, lambda n: sale(n, sku=7)),
+    ("a bar in the sku", "bad_field", POS_SALES.name, lambda n: sale(n, sku=f"A|{n}")),
+    ("a blank in front of the sku", "bad_field", POS_SALES.name, lambda n: sale(n, sku=f" A{n}")),
+    ("no zone", "bad_field", POS_SALES.name, lambda n: sale(n, occurred_at="2026-01-01T10:00:00")),
+    ("no id", "bad_field", POS_SALES.name, lambda n: sale(n, id="")),
+    ("a long id", "limit", POS_SALES.name, lambda n: sale(n, id="i" * 300)),
+    ("ten minutes ahead", "in_future", POS_SALES.name, lambda n: sale(n, occurred_at=_in_minutes(10))),
+    ("a net count", "not_supported_yet", WMS_MOVEMENTS.name, lambda n: sale(n, type="wms.count", basis="net")),
+    (
+        "a transfer",
+        "not_supported_yet",
+        WMS_MOVEMENTS.name,
+        lambda n: sale(n, type="transfer.shipped", transfer=f"T-{n}", to_location="STORE-Y"),
+    ),
+    (
+        "a request",
+        "not_supported_yet",
+        ORDER_RESERVATIONS.name,
+        lambda n: sale(n, type="reservation.requested", reservation=f"R-{n}", mode="ship"),
+    ),
+    (
+        "an item",
+        "not_supported_yet",
+        STOCK_ITEMS.name,
+        lambda n: sale(n, type="item.set", brand="B", category="C", lifecycle="active", location=..., units=...),
+    ),
+)
+
+
+def poison(chance: random.Random, number: int, partitions: int) -> Record:
+    """A small record that must be refused, any of the table or one in a foreign partition."""
+    place = chance.randrange(len(SPOILED) + 1)
+    return stranger(number, partitions) if place == len(SPOILED) else spoiled(SPOILED[place], number)
+
+
+def spoiled(case: SpoiledCase, number: int) -> Record:
+    """One record of the table, with the key and headers of a careless producer."""
+    _, reason, topic, make = case
+    value = make(number)
+    encoded = value if value is None or isinstance(value, bytes) else msgspec.json.encode(value)
+    has_key = number % 3 or topic == STOCK_ITEMS.name  # A compacted topic takes no record without a key.
+    key = b"\xff key %d" % number if has_key else None
+    headers = ODD_HEADERS if number % 2 else ()
+    return Record(topic, key, encoded, refused_as=reason, headers=headers)
+
+
+def stranger(number: int, partitions: int) -> Record:
+    """A sale that stands in a partition which is not its SKU's."""
+    content = sale(number, sku=f"STRANGER-{number}")
+    foreign = (partition_of(content["sku"], partitions) + 1) % partitions
+    key = content["sku"].encode()
+    return Record(POS_SALES.name, key, msgspec.json.encode(content), refused_as="wrong_partition", partition=foreign)
+
+
+def giant(number: int, size: int) -> Record:
+    """A sale with a field that makes it larger than any fact may be."""
+    content = msgspec.json.encode(sale(number, reason="x" * size))
+    return Record(POS_SALES.name, b"giant", content, refused_as="too_large", headers=ODD_HEADERS)
+
+
+def with_extras(number: int, partitions: int, key: bytes | None) -> Record:
+    """A sale with fields that nobody knows, which counts like any other; its key need not be its SKU."""
+    content = sale(number, colour={"r": [1, 2.5, None]}, till={"drawer": True}, references={"basket": f"b-{number}"})
+    encoded = msgspec.json.encode(content)
+    message = msgspec.json.decode(encoded, type=PosSale)
+    home = partition_of(message.sku, partitions)
+    return Record(POS_SALES.name, key, encoded, message, headers=ODD_HEADERS, partition=home)
+
+
+def _in_minutes(minutes: int) -> str:
+    return (utc_now() + timedelta(minutes=minutes)).isoformat()

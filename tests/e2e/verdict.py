@@ -1,0 +1,163 @@
+"""The judgement at the end of every scenario: log, topic and Redis say the same, and nothing was told twice.
+
+Two independent recomputations are asked, the audit (whole topics, polars) and the oracle (the history as it was
+sent), so that one that is wrong cannot hide what the other sees.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from operations.audit import AuditReport, audit
+from operations.audit.log import LogRecord
+from schemas.topics import AVAILABILITY, DEAD_LETTERS, STOCK_SETTINGS
+from stock.events import ReservationCreated, ReservationRenewed
+from tests.e2e.harness import POLL_INTERVAL_S, Stage
+from tests.e2e.load import Record, Sending, utc_now
+from tests.oracle import Expected, Key, disagreements, expected
+
+SETTLE_TIMEOUT_S = 20.0
+FLUX = timedelta(seconds=2)  # A hold that ends so close to the reading may be seen open or ended.
+DIFFERENCES_SHOWN = 20
+LETTER_HEADERS = tuple(f"dead-letter.{name}" for name in ("reason", "detail", "topic", "partition", "offset", "at"))
+
+
+def settle(stage: Stage, sending: Sending, *, with_redis: bool = True, late_records: bool = False) -> AuditReport:
+    """Let everything come to rest and compare; every difference that stays fails the test.
+
+    Args:
+        stage: where it ran.
+        sending: all that was sent.
+        with_redis: whether there is a Redis to compare with.
+        late_records: whether a fenced writer may have left records, each followed by a newer one.
+
+    Returns:
+        The audit's report, equal and complete.
+    """
+    sending.stop()
+    stage.wait_until_committed()
+    deadline = time.monotonic() + SETTLE_TIMEOUT_S
+    while True:
+        report, problems = compare(stage, sending, with_redis)
+        if not problems or time.monotonic() > deadline:
+            break
+        time.sleep(POLL_INTERVAL_S)
+    records = stage.read(AVAILABILITY)
+    problems += version_problems(records, late_records)
+    problems += letter_problems(stage.read(DEAD_LETTERS), sending.refused, stage.prefix)
+    text = "\n".join(problems[:DIFFERENCES_SHOWN])
+    assert not problems, f"{len(problems)} differences after {len(sending.sent)} records:\n{text}"
+    return report
+
+
+def compare(stage: Stage, sending: Sending, with_redis: bool) -> tuple[AuditReport, list[str]]:
+    """The three-way comparison as it stands now."""
+    before = utc_now()
+    report = audit(stage.client_config, stage.topic, stage.redis_url if with_redis else None, before)
+    newest = newest_records(stage.read(AVAILABILITY))
+    problems = [f"audit: {text}" for text in report.differences]
+    problems += [f"oracle: {text}" for text in oracle_problems(sending, newest, before - FLUX, utc_now() + FLUX)]
+    if report.events != len(sending.keyed):
+        problems.append(f"the log holds {report.events} events, {len(sending.keyed)} were sent")
+    return report, problems
+
+
+def newest_records(records: Iterable[LogRecord]) -> dict[Key, dict[str, Any] | None]:
+    """By SKU and location, the record with the highest version."""
+    found: dict[Key, dict[str, Any] | None] = {}
+    highest: dict[Key, int] = {}
+    for record in records:
+        sku, _, location = (record.key or b"").decode().partition("|")
+        if record.value is None:
+            found[sku, location] = None
+            continue
+        content = json.loads(record.value)
+        if content["version"] > highest.get((sku, location), -1):
+            highest[sku, location] = content["version"]
+            found[sku, location] = content
+    return found
+
+
+def oracle_problems(
+    sending: Sending, published: Mapping[Key, Mapping[str, Any] | None], first: datetime, last: datetime
+) -> list[str]:
+    """Differences to what the history says; at a key with holds that just end, any moment in between is right."""
+    facts, settings = sending.facts, sending.settings
+    endings = {
+        fact.event.expires_at
+        for fact in facts
+        if isinstance(fact.event, ReservationCreated | ReservationRenewed) and fact.event.expires_at is not None
+    }
+    moments = [first, *sorted(moment for moment in endings if first < moment <= last)]
+    seen: list[dict[Key, Expected]] = [expected(facts, settings, moment) for moment in moments]
+    problems = disagreements(seen[0], published)
+    for later in seen[1:]:
+        wrong = _keys(problems)
+        again = set(_keys(disagreements(later, published)))
+        problems = [text for text, key in zip(problems, wrong, strict=True) if key in again]
+    return problems
+
+
+def _keys(problems: list[str]) -> list[str]:
+    return [text.partition(": ")[0] for text in problems]
+
+
+def version_problems(records: Iterable[LogRecord], late_records: bool) -> list[str]:
+    """Where a version does not increase on its way through the topic."""
+    problems: list[str] = []
+    highest: dict[bytes | None, int] = {}
+    late: dict[bytes | None, str] = {}
+    for record in records:
+        if record.value is None:
+            continue
+        version = json.loads(record.value)["version"]
+        if version > highest.get(record.key, -1):
+            highest[record.key] = version
+            late.pop(record.key, None)
+            continue
+        text = f"versions: {record.key!r}@{record.offset} has {version} after {highest[record.key]}"
+        if late_records and version < highest[record.key]:
+            late[record.key] = f"{text}, and nothing newer follows"
+        else:
+            problems.append(text)
+    return problems + list(late.values())
+
+
+def letter_problems(
+    letters: Iterable[LogRecord], refused: Mapping[tuple[str, int, int], Record], prefix: str
+) -> list[str]:
+    """Where the dead letters are not exactly what was refused, byte for byte, each of the keyed inputs once."""
+    problems: list[str] = []
+    told: Counter[tuple[str, int, int]] = Counter()
+    for letter in letters:
+        headers, own = letter.headers[: -len(LETTER_HEADERS)], letter.headers[-len(LETTER_HEADERS) :]
+        said = {name: (text or b"").decode() for name, text in own}
+        if tuple(name for name, _ in own) != LETTER_HEADERS:
+            problems.append(f"dead letters: headers {[name for name, _ in own]}")
+            continue
+        topic = said["dead-letter.topic"].removeprefix(prefix)
+        place = (topic, int(said["dead-letter.partition"]), int(said["dead-letter.offset"]))
+        told[place] += 1
+        record = refused.get(place)
+        if record is None:
+            problems.append(f"dead letters: {place} should have counted: {said}")
+            continue
+        if said["dead-letter.reason"] != record.refused_as:
+            problems.append(f"dead letters: {place} is {said}, not {record.refused_as}")
+        if (letter.key, letter.value, headers) != (record.key, record.value, record.headers):
+            problems.append(f"dead letters: {place} is not what was sent")
+        if not said["dead-letter.detail"] or datetime.fromisoformat(said["dead-letter.at"]).tzinfo is None:
+            problems.append(f"dead letters: {place} has no detail or time: {said}")
+    # A refused setting is told again after each restart: every process reads all settings anew.
+    problems += [
+        f"dead letters: {place} {count} times" for place, count in told.items() if count > 1 and place[0] != SETTINGS
+    ]
+    return problems + [f"dead letters: {place} is not there" for place in refused.keys() - told.keys()]
+
+
+SETTINGS = STOCK_SETTINGS.name
