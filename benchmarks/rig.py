@@ -6,6 +6,7 @@ A program's time counts only after `check_topic` and `check_redis` have found it
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -32,7 +33,7 @@ from benchmarks.floor import TOPIC as FLOOR_TOPIC
 from benchmarks.workload import Batches, Expected
 from operations.topics import ensure
 from schemas.topics import AVAILABILITY
-from stockflow.demo.observe import fetch, read_metrics
+from stockflow.demo.observe import fetch
 from stockflow.demo.pipeline import Pipeline
 from stockflow.embedded import KafkaBroker, RedisServer
 from stockflow.embedded.process import free_port, wait_until
@@ -43,6 +44,7 @@ READY_S = 90.0
 FINISH_S = 300.0
 LOOK_INTERVAL_S = 0.05
 GROUP = "stockflow"
+_RECORDS_SENT = re.compile(r'stockflow_records_published_total\{.*topic="([^"]*)".*\} (\S+)$')
 
 
 class WrongResult(Exception):
@@ -226,20 +228,14 @@ class StockflowRun:
             time.sleep(LOOK_INTERVAL_S)
         raise TimeoutError("Redis was not brought up to date")
 
-    def published(self) -> int:
-        """Availability records sent so far."""
-        scrape = self._pipeline.scrape()
-        text = fetch(self._pipeline.metrics_url) or ""
-        del scrape
-        return sum(
-            int(float(line.rsplit(" ", 1)[1]))
-            for line in text.splitlines()
-            if line.startswith("stockflow_records_published_total") and f'"{AVAILABILITY.name}"' in line
-        )
-
-    def cpu_s(self) -> float:
-        """CPU seconds used so far, all threads, where the system tells; else 0."""
-        return cpu_of(self.pid)
+    def records_sent(self) -> dict[str, int]:
+        """Records sent so far by topic, all lanes."""
+        sent: dict[str, int] = {}
+        for line in (fetch(self._pipeline.metrics_url) or "").splitlines():
+            found = _RECORDS_SENT.match(line)
+            if found is not None:
+                sent[found[1]] = sent.get(found[1], 0) + int(float(found[2]))
+        return sent
 
     def stop(self) -> None:
         """End it in good order."""
@@ -281,10 +277,6 @@ class FloorRun:
             raise RuntimeError(f"the floor ended or said something else: {line!r}")
         return words
 
-    def cpu_s(self) -> float:
-        """CPU seconds used so far, all threads."""
-        return cpu_of(self.pid)
-
     def close(self) -> None:
         """End it, however it is."""
         if self._process.poll() is None:
@@ -297,10 +289,11 @@ class FloorRun:
         self._process.stdout.close()
 
 
-def cpu_of(pid: int) -> float:
-    """CPU seconds of a process, all threads, from the proc file system; 0.0 where there is none."""
+def cpu_of(pid: int, main_thread: bool = False) -> float:
+    """CPU seconds of a process, or of its first thread, from the proc file system; 0.0 where there is none."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rsplit(") ", 1)[1].split()
+        path = Path(f"/proc/{pid}/task/{pid}/stat" if main_thread else f"/proc/{pid}/stat")
+        fields = path.read_text(encoding="utf-8").rsplit(") ", 1)[1].split()
     except (OSError, IndexError):
         return 0.0
     return (int(fields[11]) + int(fields[12])) / 100
@@ -410,10 +403,10 @@ __all__ = [
     "WrongResult",
     "check_redis",
     "check_topic",
+    "cpu_of",
     "drop_topics",
     "empty_redis",
     "make_topics",
-    "read_metrics",
     "servers",
     "wait_for",
 ]

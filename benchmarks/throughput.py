@@ -13,12 +13,12 @@ import json
 import os
 import platform
 import signal
-import statistics
 import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median as middle
 
 from rich.console import Console
 from rich.table import Table
@@ -31,13 +31,14 @@ from benchmarks.rig import (
     StockflowRun,
     check_redis,
     check_topic,
+    cpu_of,
     drop_topics,
     empty_redis,
     make_topics,
     servers,
 )
 from benchmarks.workload import Options, Workload, make
-from schemas.topics import AVAILABILITY
+from schemas.topics import AVAILABILITY, STOCK_STATE
 
 BAR = 0.60  # The share of the floor's throughput that all guarantees together may leave.
 PROFILER_START_S = 1.0
@@ -46,16 +47,22 @@ MIDDLE = (0.10, 0.90)  # Between these shares of the events a rate is called sus
 
 @dataclass(frozen=True)
 class Result:
-    """One program's turn. `sustained` leaves out how a run begins and how it ends; 0 where it is not known."""
+    """One program's turn. `sustained` leaves out how a run begins and how it ends.
+
+    CPU is microseconds per event, of all threads and of the first one alone, which runs the loop. `records` are on
+    the availability topic, `state_records` on the state topic, both without those of the openings.
+    """
 
     program: str
     events: int
     seconds: float
     per_second: float
     sustained: float
-    cpu_us_per_event: float
+    cpu_us: float
+    loop_cpu_us: float
     records: int
     record_bytes: int
+    state_records: int = 0
 
 
 def run_floor(where: Servers, prefix: str, workload: Workload, shape: Options, linger_ms: int) -> Result:
@@ -66,17 +73,35 @@ def run_floor(where: Servers, prefix: str, workload: Workload, shape: Options, l
     program = FloorRun(where, prefix, shape.partitions, openings, shape.events, linger_ms)
     try:
         program.heard("ready")
-        cpu_before = program.cpu_s()
+        clock = _CpuClock(program.pid)
         begin = loader.release()
-        done = program.heard("done")
-        cpu_s = done["cpu_s"] - cpu_before
-        seconds = done["done"] - begin
+        seconds = program.heard("done")["done"] - begin
+        clock.stop()
     finally:
         program.close()
     records, size = check_topic(where, prefix + FLOOR_TOPIC, workload.expected)
     check_redis(where, workload.expected, hashes=False)
     rate = shape.events / seconds
-    return Result("floor", shape.events, seconds, rate, rate, cpu_s / shape.events * 1e6, records - openings, size)
+    return Result("floor", shape.events, seconds, rate, rate, *clock.us_per(shape.events), records - openings, size)
+
+
+class _CpuClock:
+    """CPU that a process uses from now on."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._used = self._now()
+
+    def stop(self) -> None:
+        """End the measurement; the process must still be there."""
+        self._used = tuple(after - before for after, before in zip(self._now(), self._used, strict=True))
+
+    def us_per(self, events: int) -> tuple[float, ...]:
+        """Microseconds per event: all threads, first thread."""
+        return tuple(seconds / events * 1e6 for seconds in self._used)
+
+    def _now(self) -> tuple[float, ...]:
+        return cpu_of(self._pid), cpu_of(self._pid, main_thread=True)
 
 
 def run_stockflow(
@@ -100,13 +125,15 @@ def run_stockflow(
         before = dict(loader.positions)
         loader.hold_back(workload.events)
         already = sum(before.values())
-        cpu_before = program.cpu_s()
+        sent_before = program.records_sent()
+        clock = _CpuClock(program.pid)
         seen: list[tuple[float, int]] = []
         profiler = None if py_spy is None else _profiler(py_spy, program.pid, folder)
         begin = loader.release()
         committed_at = program.wait_committed(loader.positions, lambda at, count: seen.append((at, count - already)))
         visible_at = program.wait_visible()
-        cpu_s = program.cpu_s() - cpu_before
+        clock.stop()
+        sent = program.records_sent()
         if profiler is not None:
             profiler.send_signal(signal.SIGINT)  # It writes what it has seen.
             profiler.wait(60)
@@ -122,9 +149,10 @@ def run_stockflow(
         seconds,
         shape.events / seconds,
         _sustained(seen, shape.events),
-        cpu_s / shape.events * 1e6,
+        *clock.us_per(shape.events),
         records - workload.expected.keys,
         size,
+        sent[STOCK_STATE.name] - sent_before[STOCK_STATE.name],
     )
 
 
@@ -174,15 +202,15 @@ def measure(options: argparse.Namespace, console: Console) -> dict[str, object]:
                 if program == "floor":
                     result = run_floor(where, prefix, workload, shape, options.linger_ms)
                 else:
-                    result = run_stockflow(
-                        where, prefix, workload, shape, settings, options.folder, options.py_spy
-                    )
+                    result = run_stockflow(where, prefix, workload, shape, settings, options.folder, options.py_spy)
                 drop_topics(where, prefix)
                 results.append(result)
                 console.print(
                     f"round {number + 1} {program:9} {result.per_second:9,.0f} events/s "
-                    f"(sustained {result.sustained:9,.0f}), {result.cpu_us_per_event:.1f} us CPU per event, "
-                    f"{result.records:,} records of {result.record_bytes} B, load {os.getloadavg()[0]:.1f}"
+                    f"(sustained {result.sustained:9,.0f}), CPU us/event {result.cpu_us:.1f} (loop "
+                    f"{result.loop_cpu_us:.1f}), {result.records:,} records of {result.record_bytes} B, "
+                    f"{result.state_records:,} of state, load {os.getloadavg()[0]:.1f}",
+                    soft_wrap=True,
                 )
         description = where.description
     return {
@@ -198,21 +226,29 @@ def measure(options: argparse.Namespace, console: Console) -> dict[str, object]:
 def show(results: list[Result], console: Console) -> float | None:
     """Print medians; the ratio of stockflow to the floor, None if one of them did not run."""
     table = Table(title="Throughput, median of rounds (lowest - highest)")
-    for title in ("program", "events/s", "sustained events/s", "us CPU per event", "records per event"):
+    for title in (
+        "program",
+        "events/s",
+        "sustained events/s",
+        "CPU us/event (loop)",
+        "records/event",
+        "state records/event",
+    ):
         table.add_column(title, justify="left" if title == "program" else "right")
     medians: dict[str, float] = {}
     for program in ("floor", "stockflow"):
         mine = [result for result in results if result.program == program]
         if not mine:
             continue
-        rates = sorted(result.per_second for result in mine)
-        medians[program] = statistics.median(rates)
+        rates = sorted(r.per_second for r in mine)
+        medians[program] = middle(rates)
         table.add_row(
             program,
             f"{medians[program]:,.0f} ({rates[0]:,.0f} - {rates[-1]:,.0f})",
-            f"{statistics.median(result.sustained for result in mine):,.0f}",
-            f"{statistics.median(result.cpu_us_per_event for result in mine):.1f}",
-            f"{statistics.median(result.records / result.events for result in mine):.2f}",
+            f"{middle(r.sustained for r in mine):,.0f}",
+            f"{middle(r.cpu_us for r in mine):.1f} ({middle(r.loop_cpu_us for r in mine):.1f})",
+            f"{middle(r.records / r.events for r in mine):.2f}",
+            f"{middle(r.state_records / r.events for r in mine):.2f}",
         )
     console.print(table)
     if len(medians) < 2:

@@ -138,6 +138,8 @@ class RedisView:
         """
         self._stopping.set()
         self._wake.set()
+        if self._thread.ident is None:
+            return
         self._thread.join(flush_timeout_s)
         if self._thread.is_alive():
             self._log.warning("redis view stopped before all was written", backlog=self.stats.backlog)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
@@ -38,6 +39,8 @@ FINE, FAILED = 0, 1
 STALLED_S = 30.0  # A worker that took no turn for this long makes no progress; its longest wait is 10 s.
 VIEW_FLUSH_TIMEOUT_S = 3.0
 DYING_TIMEOUT_S = 2.0
+# Almost nothing here is cyclic, while every batch makes thousands of objects: look for cycles seldom.
+GC_THRESHOLDS = (50_000, 20, 100)
 
 log = logs.get("stockflow.run")
 
@@ -65,6 +68,8 @@ def run(settings: Settings) -> int:
         return FAILED
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: pipeline.request_stop())
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
     try:
         run_main(build(pipeline.reader, pipeline.context, pipeline.publisher))  # type: ignore[no-untyped-call]
     except BaseException as error:  # noqa: BLE001 - whatever it is, nothing more may be produced

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +18,8 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]  # public, not marked as exported
 
 from operations.audit.log import Log, LogRecord
-from schemas.topics import AVAILABILITY, KEYED_INPUTS, Topic
+from schemas.state import CLAIM_KEY
+from schemas.topics import AVAILABILITY, KEYED_INPUTS, STOCK_STATE, Topic
 from stockflow.embedded.process import LOOPBACK, OwnedServer, free_port
 
 POLL_INTERVAL_S = 0.05
@@ -218,6 +218,10 @@ class Stage:
         """How many availability records there are."""
         return sum(self.ends([AVAILABILITY]).values())
 
+    def claims(self) -> int:
+        """How often partitions have been claimed."""
+        return sum(1 for record in self.read(STOCK_STATE) if record.key == CLAIM_KEY.encode())
+
     def behind(self) -> dict[tuple[str, int], int]:
         """Input records that are not committed yet, where there are any."""
         ends = self.ends(KEYED_INPUTS)
@@ -273,8 +277,3 @@ class Stage:
     def logs(self) -> list[tuple[str, str]]:
         """The end of each process's log, for the report of a failure."""
         return [(f"log of {pipeline.folder.name}", pipeline.log_tail(LOG_LINES_SHOWN)) for pipeline in self.pipelines]
-
-
-def killed(pipeline: Pipeline) -> bool:
-    """Whether SIGKILL ended it."""
-    return pipeline.exit_code == -signal.SIGKILL

@@ -24,6 +24,7 @@ from schemas.topics import (
     partition_of,
 )
 from stock.events import PolicySet, PosSale, StockFact
+from stockflow.embedded.process import wait_until
 from tests.oracle import Fact, Setting
 from tests.strategies import Entry, SeededChoice, Storyteller, World, skus_of_partition, to_wire
 
@@ -129,6 +130,11 @@ class Sending:
         self._stop.clear()
         self._thread = threading.Thread(target=self._run, args=(records, per_second), name="load", daemon=True)
         self._thread.start()
+
+    def wait_for_more(self, count: int) -> None:
+        """Wait until so many more records are on their topics."""
+        goal = len(self.sent) + count
+        assert wait_until(lambda: len(self.sent) >= goal, FLUSH_TIMEOUT_S), f"{count} more records are not delivered"
 
     def stop(self) -> None:
         """End the background sending and wait until all is delivered."""

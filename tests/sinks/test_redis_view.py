@@ -661,6 +661,23 @@ def test_key_of_another_type_is_replaced(real: tuple[RealPlace, RedisServer]) ->
     store.close()
 
 
+def test_few_rights_are_enough(real: tuple[RealPlace, RedisServer]) -> None:
+    """An ACL user that may run scripts on the view's own keys can keep the view."""
+    place, _ = real
+    commands = "-@all +ping +eval +evalsha +get +set +hget +hset +hdel +del"
+    rights = f"on >p@ss ~availability:* ~stockflow:view:* {commands}"
+    place.client.execute_command("ACL", "SETUSER", "view", *rights.split())
+    topic = Topic()
+    guarded = RealPlace(place.client, place.url.replace("redis://", "redis://view:p%40ss@"))
+    with running(guarded, topic) as pipeline:
+        pipeline.publish("A|x", value(1))
+        pipeline.publish("B|x", value(2))
+        eventually(lambda: caught_up(place, topic))
+        pipeline.publish("A|x", None)
+        eventually(lambda: caught_up(place, topic))
+        assert pipeline.view.stats.errors == 0
+
+
 def test_unreadable_marker_counts_as_missing(real: tuple[RealPlace, RedisServer]) -> None:
     """A marker that nobody can read is replaced, after the topic has been read from its start."""
     place, _ = real
