@@ -51,13 +51,18 @@ class _PublishPart(StatelessSinkPartition[tuple[str, Changes]]):
         self._publisher, self._context = publisher, context
 
     def write_batch(self, items: list[tuple[str, Changes]]) -> None:
-        """Publish; never blocks. Raises what the publisher raises, which must end the process."""
-        for key, changes in items:
-            partition = int(key)
-            if changes.opened is not None:
-                restored, ledger = changes.opened
-                self._publisher.open(restored, ledger)
-            self._publisher.publish(partition, changes.epoch, changes.letters)
-            if changes.caught_up:
-                self._publisher.caught_up(partition, changes.epoch)
-            self._context.stats.handled += changes.arrivals
+        """Publish; never blocks. A failure ends the process at once."""
+        try:
+            for key, changes in items:
+                self._write(int(key), changes)
+        except BaseException as error:  # noqa: BLE001 - nothing more may be produced
+            self._context.die(error)
+
+    def _write(self, partition: int, changes: Changes) -> None:
+        if changes.opened is not None:
+            restored, ledger = changes.opened
+            self._publisher.open(restored, ledger)
+        self._publisher.publish(partition, changes.epoch, changes.letters)
+        if changes.caught_up:
+            self._publisher.caught_up(partition, changes.epoch)
+        self._context.stats.handled += changes.arrivals

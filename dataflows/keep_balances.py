@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NoReturn
 
 from bytewax.operators import StatefulBatchLogic
 from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Message
 
-from schemas.events import Refusal, check_names, decode, type_of
+from schemas.events import Refusal, check_names, decode
 from schemas.topics import partition_of
 from sinks.latency import Latencies
 from sinks.outlet import Letter
 from sources.arrivals import Arrival, Batch, CaughtUp, Closed, Opened, SettingsRefused
 from sources.restore import Restored
+from stock.effects import SUPPORTED
 from stock.ledger import OUTCOMES, Ledger, LimitReached
 from stock.policies import Policies
 from stock.times import moment
@@ -38,19 +39,26 @@ class BalanceStats:
     """Counts of one process over all its partitions; written by the worker's thread, read by anyone."""
 
     def __init__(self) -> None:
-        self.events: dict[tuple[str, str], int] = {}
+        self.events = {kind: [0] * len(OUTCOMES) for kind in SUPPORTED}  # by type and outcome
+        self.refused = 0
         self.applied = Latencies()
         self.handled = 0
 
-    def count(self, kind: str, outcome: str) -> None:
-        """Count one event."""
-        key = (kind, outcome)
-        self.events[key] = self.events.get(key, 0) + 1
+
+class NotAdmitted(Exception):
+    """A fact's key can have no balance in this partition."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.detail)
+        self.refusal = refusal
 
 
 @dataclass(frozen=True)
 class BalanceContext:
-    """What every partition's step shares. `topics`: positions of the keyed inputs by their name on the broker."""
+    """What every partition's step shares. `topics`: positions of the keyed inputs by their name on the broker.
+
+    `die` ends the process at once: an exception that Bytewax unwinds takes seconds, in which records still go out.
+    """
 
     policies: Policies
     topics: dict[str, int]
@@ -58,6 +66,7 @@ class BalanceContext:
     facts_remembered: int
     stats: BalanceStats
     wall_us: Callable[[], int]
+    die: Callable[[BaseException], NoReturn]
 
 
 class KeepBalances(StatefulBatchLogic[Arrival, Changes, None]):
@@ -72,7 +81,10 @@ class KeepBalances(StatefulBatchLogic[Arrival, Changes, None]):
 
     def on_batch(self, values: list[Arrival]) -> tuple[Iterable[Changes], bool]:
         """Take in arrivals in order; one `Changes` comes out for each that belongs to the present assignment."""
-        changes = [self._take(arrival) for arrival in values]
+        try:
+            changes = [self._take(arrival) for arrival in values]
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the state may be half changed
+            self._context.die(error)
         lost = isinstance(values[-1], Closed) and self._ledger is None
         return changes, lost
 
@@ -80,7 +92,10 @@ class KeepBalances(StatefulBatchLogic[Arrival, Changes, None]):
         """A hold ends."""
         if self._ledger is None or not self._caught_up:
             return (), False
-        self._ledger.advance(self._context.wall_us())
+        try:
+            self._ledger.advance(self._context.wall_us())
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the state may be half changed
+            self._context.die(error)
         return (Changes(self._epoch, 0),), False
 
     def notify_at(self) -> datetime | None:
@@ -110,7 +125,7 @@ class KeepBalances(StatefulBatchLogic[Arrival, Changes, None]):
 
     def _open(self, opened: Opened) -> Changes:
         restored = opened.restored
-        self._ledger = Ledger(self._context.policies, self._context.facts_remembered)
+        self._ledger = Ledger(self._context.policies, self._context.facts_remembered, self._admit)
         self._ledger.restore(restored.records, restored.rewrite, self._context.wall_us())
         for topic, start in enumerate(opened.starts):
             self._ledger.passed(topic, start)
@@ -120,6 +135,7 @@ class KeepBalances(StatefulBatchLogic[Arrival, Changes, None]):
     def _apply(self, ledger: Ledger, messages: list[Message]) -> tuple[Letter, ...]:
         context = self._context
         topics, stats = context.topics, context.stats
+        events, applied = stats.events, stats.applied
         now_us = context.wall_us()
         letters: list[Letter] = []
         for message in messages:
@@ -132,38 +148,36 @@ class KeepBalances(StatefulBatchLogic[Arrival, Changes, None]):
             timestamp_us = now_us if kind == TIMESTAMP_NOT_AVAILABLE else timestamp_ms * 1000
             event: Any = decode(topic, message.value(), timestamp_us)
             if event.__class__ is not Refusal:
-                refusal = self._place(ledger, event)
-                if refusal is None:
-                    try:
-                        outcome = ledger.apply(event, topic, offset, min(timestamp_us, now_us))
-                    except LimitReached as limit:
-                        refusal = Refusal("limit", str(limit))
-                    else:
-                        if outcome is not None:
-                            stats.count(type_of(event), OUTCOMES[outcome])
-                            stats.applied.observe((now_us - timestamp_us) / 1e6)
-                        continue
-            else:
-                refusal = event
+                try:
+                    outcome = ledger.apply(event, topic, offset, min(timestamp_us, now_us))
+                except NotAdmitted as reason:
+                    event = reason.refusal
+                except LimitReached as reason:
+                    event = Refusal("limit", str(reason))
+                else:
+                    if outcome is not None:
+                        counts = events[event.__class__]
+                        counts[outcome] += 1
+                        applied.observe((now_us - timestamp_us) / 1e6)
+                    continue
             if ledger.refuse(topic, offset):
-                stats.count("refused", "dead_letter")
-            letters.append(Letter(message, refusal, topic))
+                stats.refused += 1
+            letters.append(Letter(message, event, topic))
         if self._caught_up:
             ledger.advance(context.wall_us())
         return tuple(letters)
 
-    def _place(self, ledger: Ledger, event: Any) -> Refusal | None:
-        """Why a fact cannot have a balance here; asked for new keys only, since known ones were checked before."""
-        if f"{event.sku}|{event.location}" in ledger:
-            return None
-        refusal = check_names(event.sku, event.location)
+    def _admit(self, sku: str, location: str) -> None:
+        """Keep out what cannot have a balance here; asked for new keys only, since known ones were checked before."""
+        refusal = check_names(sku, location)
         if refusal is not None:
-            return refusal
-        home = partition_of(event.sku, self._context.partitions)
-        if home == self._partition:
-            return None
-        return Refusal(
-            "wrong_partition",
-            f"sku {event.sku} belongs to partition {home} of {self._context.partitions}, not {self._partition}: "
-            "the producer must use the murmur2 partitioner on the SKU",
-        )
+            raise NotAdmitted(refusal)
+        home = partition_of(sku, self._context.partitions)
+        if home != self._partition:
+            raise NotAdmitted(
+                Refusal(
+                    "wrong_partition",
+                    f"sku {sku} belongs to partition {home} of {self._context.partitions}, not {self._partition}: "
+                    "the producer must use the murmur2 partitioner on the SKU",
+                )
+            )

@@ -62,7 +62,12 @@ _TYPES_BY_TOPIC = {name: sorted(kind for kind, topic in _TOPIC_OF_TYPE.items() i
 
 def type_of(event: Message) -> str:
     """The wire `type` of a message."""
-    return str(event.__struct_config__.tag)
+    return type_name(type(event))
+
+
+def type_name(kind: Any) -> str:
+    """The wire `type` of a class of messages."""
+    return str(kind.__struct_config__.tag)
 
 
 def decode(topic: int, value: bytes | None, timestamp_us: int) -> events.StockFact | Refusal:
@@ -189,8 +194,7 @@ def explain(topic: str, value: bytes, error: Exception) -> Refusal:
 
 # The ids by which each supported type names a hold or order line.
 _NAMED_ORDERS: dict[type, tuple[str, ...]] = {
-    kind: tuple(name for name in ("reservation", "line", "order_line") if hasattr(kind, name))
-    for kind in SUPPORTED
+    kind: tuple(name for name in ("reservation", "line", "order_line") if hasattr(kind, name)) for kind in SUPPORTED
 }
 _ITEMS = KEYED_INPUTS.index(STOCK_ITEMS)
 

@@ -26,6 +26,7 @@ from stock.balance import Balance
 from stock.balance import Cause as CauseValues
 from stock.ledger import Ledger
 
+COMPLETE_INTERVAL_S = 5.0  # How long a busy partition leaves digests of acknowledged records unsaved.
 SWEEP_KEYS = 500  # Keys looked at per turn when rules changed: about a millisecond, so events hardly wait.
 
 _face_encoder = msgspec.msgpack.Encoder()
@@ -218,6 +219,7 @@ class Outlet:
         self._sweeps: deque[_Sweep] = deque()
         self._cut: _Cut | None = None
         self._cut_at = 0.0
+        self._complete_at = 0.0
         self._committed: tuple[int, ...] | None = None
         self._requested: _Cut | None = None
 
@@ -373,9 +375,20 @@ class Outlet:
 
     # Cuts
 
-    def cut(self, now: float) -> None:
-        """Make the state durable as it is now; the positions it stands for become ready once all is acknowledged."""
-        records = [(key, None if packed is None else self._seal + packed) for key, packed in self.ledger.flush()]
+    def cut(self, now: float, complete: bool = False) -> None:
+        """Make the state durable as it is now; the positions it stands for become ready once all is acknowledged.
+
+        Digests that nothing else makes worth a record are written when the partition is quiet, each few seconds, or if
+        the cut is to be `complete`.
+        """
+        complete = complete or not self.ledger.dirty or now >= self._complete_at + COMPLETE_INTERVAL_S
+        if complete:
+            self._complete_at = now
+        in_doubt = self._latest.keys() | self._waiting.keys()
+        seal = self._seal
+        records = [
+            (key, None if packed is None else seal + packed) for key, packed in self.ledger.flush(in_doubt, complete)
+        ]
         self.state_stream.sent += len(records)
         self._stats.state_records += len(records)
         self._wire.state(self.partition, records, self._state_delivered)
@@ -393,7 +406,8 @@ class Outlet:
         """Whether a new cut should be made."""
         if self._cut is not None or now < self._cut_at + interval_s:
             return False
-        return self.ledger.dirty or tuple(self.ledger.totals.positions) != self._committed
+        ledger = self.ledger
+        return ledger.dirty or ledger.unsaved or tuple(ledger.totals.positions) != self._committed
 
     def cut_ready(self) -> tuple[tuple[int, ...], str] | None:
         """Positions and metadata of a cut whose records are all acknowledged; once."""

@@ -246,17 +246,16 @@ class Publisher:
         for outlet in outlets:
             outlet.publish(now, now_us)
             outlet.release_waiting(now, now_us)
-        pending = set(outlets)
-        done: set[Outlet] = set()
+        pending, last_cut = set(outlets), set[Outlet]()
         while pending and self._clock() < deadline:
             for outlet in list(pending):
-                if not outlet.cutting:
-                    if outlet in done or not outlet.cut_due(float("inf"), 0.0):
-                        pending.discard(outlet)
-                        continue
-                    outlet.cut(self._clock())
-                    done.add(outlet)
-                self._hand_over(outlet)
+                if outlet.cutting:
+                    self._hand_over(outlet)
+                elif outlet in last_cut or not outlet.cut_due(float("inf"), 0.0):
+                    pending.discard(outlet)
+                elif outlet.availability_stream.idle:
+                    outlet.cut(self._clock(), complete=True)
+                    last_cut.add(outlet)
             self._outputs.poll(0.002)
             self._states.poll(0)
             self._raise_failure()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -122,10 +122,9 @@ class EventsSource(FixedPartitionedSource[tuple[str, Arrival], None]):
 class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
     """Reads, restores, and gives the publisher its turns. Blocks for at most 10 ms at a time.
 
-    Raises from `next_batch` whatever makes going on unsafe; the caller must then end the process at once.
-
     Args:
-        in_flow: how many of the items passed on have reached the sink.
+        arrived: how many of the items passed on have reached the sink.
+        die: ends the process at once, with whatever makes going on unsafe; never returns.
     """
 
     def __init__(
@@ -134,15 +133,17 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
         settings: SettingsTopic,
         restorer: Restorer,
         outgoing: Outgoing,
-        in_flow: Callable[[], int],
+        arrived: Callable[[], int],
         commits: Commits,
+        die: Callable[[BaseException], NoReturn],
         clock: Callable[[], float],
         log: Any,
     ) -> None:
         self.stats = SourceStats()
         self.stop_requested = False
         self._options, self._settings, self._restorer, self._outgoing = options, settings, restorer, outgoing
-        self._arrived, self._commits, self._clock, self._log = in_flow, commits, clock, log
+        self._arrived, self._commits, self._clock, self._log = arrived, commits, clock, log
+        self._die = die
         self._assignments: dict[int, _Assignment] = {}
         self._catching_up: set[int] = set()
         self._epoch = 0
@@ -161,6 +162,14 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
 
     def next_batch(self) -> list[tuple[str, Arrival]]:
         """One turn: serve the publisher, then pass on whatever has arrived, one batch per partition."""
+        try:
+            return self._turn()
+        except StopIteration:
+            raise
+        except BaseException as error:  # noqa: BLE001 - Bytewax would take seconds to unwind while records go out
+            self._die(error)
+
+    def _turn(self) -> list[tuple[str, Arrival]]:
         now = self.stats.turn_at = self._clock()
         if self._commits.expired(now):
             raise SourceFailed("the lease is over: no commit was acknowledged in time, another process may own by now")

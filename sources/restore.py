@@ -159,7 +159,8 @@ class Restorer:
             assert topic is not None
             assert offset is not None
             if topic == self._state:
-                self._claim_next(progress)
+                if not progress.state_done:  # the end behind our own claim comes too
+                    self._claim_next(progress)
             else:
                 progress.tails_done.add(topic)
                 if topic == self._availability:

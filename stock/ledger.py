@@ -7,7 +7,7 @@ The ledger neither reads a clock nor does I/O. It says what happened by return v
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 
 import msgspec
 import xxhash
@@ -75,16 +75,27 @@ class LimitReached(Exception):
     """A fact was refused because its SKU already has as many holds and order lines as are remembered."""
 
 
+def _anything(_sku: str, _location: str) -> None:
+    return None
+
+
 class Ledger:
     """The running balances of one partition; not thread-safe.
 
     Args:
         policies: shared by all partitions of the process.
         facts_max: how many recent facts to remember for repeats and late counts.
+        admit: asked with SKU and location about each fact whose key has no balance yet; may raise to keep it out.
     """
 
-    def __init__(self, policies: Policies, facts_max: int = FACTS_REMEMBERED_MAX) -> None:
+    def __init__(
+        self,
+        policies: Policies,
+        facts_max: int = FACTS_REMEMBERED_MAX,
+        admit: Callable[[str, str], None] = _anything,
+    ) -> None:
         self.policies = policies
+        self._admit = admit
         self.touched: dict[str, int] = {}
         self.forced: set[str] = set()
         self.totals = Totals([0] * len(OUTCOMES), [0] * TOPIC_COUNT)
@@ -95,6 +106,7 @@ class Ledger:
         self._fresh = 0
         self._movements: dict[str, Movements] = {}
         self._dirty: dict[str, None] = {}
+        self._unsaved: dict[str, None] = {}
         self._durable = [0] * TOPIC_COUNT
         self._replay_until = [0] * TOPIC_COUNT
         self._covered: dict[tuple[int, int], int] = {}
@@ -138,6 +150,7 @@ class Ledger:
 
         Raises:
             LimitReached: nothing was changed; the caller refuses the record.
+            Exception: whatever `admit` raises; nothing was changed.
         """
         key = f"{event.sku}|{event.location}"
         if offset < self._replay_until[topic]:
@@ -147,18 +160,27 @@ class Ledger:
             covered = self._covered.pop((topic, offset), None)
             if covered is not None:
                 return self._complete(event, topic, offset, covered, timestamp_us)
+        balance = self._active.get(key)
+        if balance is None:
+            packed = self._idle.get(key)
+            if packed is not None:
+                balance = self._active[key] = unpack(packed)
+            else:
+                self._admit(event.sku, event.location)
         id_hash = xxhash.xxh3_64_intdigest(f"{event.sku}\0{event.source}\0{event.id}".encode())
         if id_hash in self.recent.ids:
             self.totals.positions[topic] = offset + 1
-            if key in self:
-                self.balance(key).applied[topic] = offset
+            if balance is not None:
+                balance.applied[topic] = offset
                 self._dirty[key] = None
             return self._record((key, topic, DUPLICATE, offset, 0, 0, 0), timestamp_us)
         effect = effect_of(event)
         if type(event) in _OPENS_ORDER:
             self._check_limit(event)
         self.totals.positions[topic] = offset + 1
-        balance = self._active.get(key) or self._open(key)
+        if balance is None:
+            balance = self._active[key] = Balance([-1] * TOPIC_COUNT)
+            self._fresh += 1
         outcome = self._move(key, balance, effect)
         balance.applied[topic] = offset
         occurred_us = effect.time_us if event.__class__ is not PosVoid else micros(event.occurred_at)
@@ -214,20 +236,21 @@ class Ledger:
         return seen, balance
 
     def publishing(self, key: str) -> Cause | None:
-        """The cause to publish a key's record with; the next fact then names a new one."""
+        """The cause to publish a key's record with; the next fact then names a new one.
+
+        From here until its acknowledgement nobody knows what the topic says of the key, which the state must tell.
+        """
         balance = self.balance(key)
-        if balance.flags & CAUSE_PINNED:
-            balance.flags &= ~CAUSE_PINNED
-            self._dirty[key] = None
+        balance.flags &= ~CAUSE_PINNED
+        self._dirty[key] = None
         return balance.cause
 
     def acknowledge(self, key: str, digest: int, statuses: int) -> None:
-        """Note what the topic now says of a key; a change becomes durable with the next flush."""
+        """Note what the topic now says of a key; it becomes durable with the key's next flush, or a complete one."""
         balance = self.balance(key)
-        if balance.digest != digest or balance.published != statuses:
-            balance.digest = digest
-            balance.published = statuses
-            self._dirty[key] = None
+        balance.digest = digest
+        balance.published = statuses
+        self._unsaved[key] = None
 
     def rewrite(self, key: str) -> None:
         """Write this state key again with the next flush: what stands on the topic is not ours."""
@@ -259,27 +282,51 @@ class Ledger:
 
     @property
     def dirty(self) -> bool:
-        """Whether a flush would write more than the totals."""
+        """Whether a flush would write more than the totals and digests."""
         return bool(self._dirty or self.commitments.dirty or self.recent.open_rows)
 
-    def flush(self) -> list[tuple[str, bytes | None]]:
+    @property
+    def unsaved(self) -> bool:
+        """Whether digests of acknowledged records wait for a complete flush."""
+        return bool(self._unsaved)
+
+    def flush(self, in_doubt: Container[str] = (), complete: bool = True) -> list[tuple[str, bytes | None]]:
         """State records that make everything since the last flush durable, in the order they must be written.
 
         Ids and movements come first, the totals last: whatever prefix survives a crash, the replay completes it.
-        None deletes a key.
+
+        Args:
+            in_doubt: keys with a publication under way: their digest is written as 0, so that a restart publishes
+                them again whatever came of it.
+            complete: write balances too of which only the digest has changed. Leaving them for later is safe,
+                because what stands in their state is 0 then; it spares a second record for each publication.
+
+        Returns:
+            Keys and packed values; None deletes a key.
         """
         chunks, forgotten = self.recent.cut()
         records: list[tuple[str, bytes | None]] = [(f"{JOURNAL_PREFIX}{n}", packed) for n, packed in chunks]
         self._forget_movements(forgotten)
         records.extend(self.commitments.flush())
-        active, idle = self._active, self._idle
+        active, idle, unsaved = self._active, self._idle, self._unsaved
+        if complete and unsaved:
+            self._dirty.update((key, None) for key in unsaved if key not in in_doubt)
         for key in self._dirty:
-            packed = idle[key] = pack(active[key])
+            balance = active[key]
+            if key in in_doubt:
+                digest, balance.digest = balance.digest, 0
+                packed = pack(balance)
+                balance.digest = digest
+                unsaved[key] = None
+            else:
+                packed = pack(balance)
+                unsaved.pop(key, None)
+            idle[key] = packed
             records.append((key, packed))
         self._dirty.clear()
         self._fresh = 0
-        if len(self._active) > ACTIVE_MAX:
-            self._active.clear()
+        if len(active) > ACTIVE_MAX:
+            self._active = {key: active[key] for key in unsaved}
         self.totals.clock_us = self.commitments.clock_us
         records.append((OUTCOMES_KEY, _encoder.encode(self.totals)))
         return records
@@ -312,16 +359,6 @@ class Ledger:
             self.rewrite(key)
 
     # Inside
-
-    def _open(self, key: str) -> Balance:
-        packed = self._idle.get(key)
-        if packed is None:
-            self._fresh += 1
-            balance = Balance([-1] * TOPIC_COUNT)
-        else:
-            balance = unpack(packed)
-        self._active[key] = balance
-        return balance
 
     def _record(self, row: Row, timestamp_us: int) -> int:
         self.totals.by_outcome[row[2]] += 1

@@ -18,12 +18,14 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from dataflows.keep_balances import BalanceStats
+from schemas.events import type_name
 from schemas.topics import AVAILABILITY, STOCK_STATE
 from sinks.latency import BUCKETS_S, LANES, LaneLatencies, Latencies
 from sinks.publisher import Publisher
 from sinks.redis_view import RedisView
 from sources.commits import Commits
 from sources.kafka import SourceStats
+from stock.ledger import DEAD_LETTER, OUTCOMES
 from stockflow import __version__
 
 
@@ -65,8 +67,12 @@ class PipelineCollector(Collector):
         events = CounterMetricFamily(
             "stockflow_events", "Input records by type and outcome", labels=["type", "outcome"]
         )
-        for (kind, outcome), count in list(self._m.balances.events.items()):
-            events.add_metric([kind, outcome], count)
+        for kind, counts in self._m.balances.events.items():
+            for outcome, count in zip(OUTCOMES, counts, strict=True):
+                if count:
+                    events.add_metric([type_name(kind), outcome], count)
+        if self._m.balances.refused:
+            events.add_metric(["refused", OUTCOMES[DEAD_LETTER]], self._m.balances.refused)
         yield events
         letters = CounterMetricFamily("stockflow_dead_letters", "Records sent to the dead letters", labels=["reason"])
         for reason, count in list(self._m.publisher.stats.letters_by_reason.items()):

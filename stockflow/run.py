@@ -10,7 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from bytewax.testing import run_main
 from confluent_kafka import KafkaException
@@ -126,6 +126,7 @@ class Pipeline:
             settings.facts_remembered,
             balances,
             _wall_us,
+            _die,
         )
         self.reader = EventsReader(
             SourceOptions(
@@ -141,6 +142,7 @@ class Pipeline:
             self.publisher,
             lambda: balances.handled,
             self.commits,
+            _die,
             time.monotonic,
             logs.get("stockflow.source"),
         )
@@ -225,7 +227,7 @@ def _wall_us() -> int:
     return time.time_ns() // 1000
 
 
-def _die(error: BaseException) -> None:
+def _die(error: BaseException) -> NoReturn:
     """End at once: no destructor may flush what this process has no right to send any more."""
     last_resort = threading.Timer(DYING_TIMEOUT_S, os._exit, [FAILED])  # should a blocked stdout hold the last words
     last_resort.daemon = True

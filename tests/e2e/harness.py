@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +29,7 @@ KAFKA_TIMEOUT_S = 10.0
 READY_TIMEOUT_S = 45.0
 QUIET_TIMEOUT_S = 60.0
 LOG_LINES_SHOWN = 80
+_FRAME = re.compile(r"\s+(\d+: |at )")
 
 
 class Ended(AssertionError):
@@ -188,7 +190,7 @@ class Stage:
             AssertionError: the condition did not hold in time.
         """
         deadline = time.monotonic() + timeout_s
-        while not condition():
+        while not _holds(condition):
             for pipeline in self.pipelines:
                 if pipeline.exit_code is not None and pipeline.exit_code > 0 and not pipeline.may_end:
                     raise Ended(f"{pipeline.description} ended with {pipeline.exit_code} while waiting: {text}")
@@ -236,10 +238,7 @@ class Stage:
 
         def quiet() -> bool:
             nonlocal last
-            try:
-                last = self.behind()
-            except KafkaException:  # A broker that is being restarted answers later.
-                return False
+            last = self.behind()
             return not last
 
         try:
@@ -249,8 +248,15 @@ class Stage:
 
     def wait_for_records(self, count: int, timeout_s: float = QUIET_TIMEOUT_S) -> None:
         """Wait until so many more availability records have come."""
-        goal = self.published() + count
-        self.eventually(lambda: self.published() >= goal, f"{count} more availability records", timeout_s)
+        goal: int | None = None
+
+        def there() -> bool:
+            nonlocal goal
+            published = self.published()
+            goal = published + count if goal is None else goal
+            return published >= goal
+
+        self.eventually(there, f"{count} more availability records", timeout_s)
 
     def read(self, topic: Topic) -> list[LogRecord]:
         """All records of a topic as it is now, each partition in the order of its log."""
@@ -276,4 +282,18 @@ class Stage:
 
     def logs(self) -> list[tuple[str, str]]:
         """The end of each process's log, for the report of a failure."""
-        return [(f"log of {pipeline.folder.name}", pipeline.log_tail(LOG_LINES_SHOWN)) for pipeline in self.pipelines]
+        return [(f"log of {pipeline.folder.name}", _told(pipeline)) for pipeline in self.pipelines]
+
+
+def _holds(condition: Callable[[], bool]) -> bool:
+    """Whether it holds; a broker that is being restarted answers later."""
+    try:
+        return condition()
+    except KafkaException:
+        return False
+
+
+def _told(pipeline: Pipeline) -> str:
+    """The last lines of a log without the frames of Rust's backtraces, which would hide everything else."""
+    lines = pipeline.log_tail(10 * LOG_LINES_SHOWN).splitlines()
+    return "\n".join([line for line in lines if not _FRAME.match(line)][-LOG_LINES_SHOWN:])

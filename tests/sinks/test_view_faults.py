@@ -101,6 +101,7 @@ class Topic:
         while left:
             if self.random.random() < self.failure_rate:
                 raise ConnectionError("random")
+            time.sleep(self.random.random() * 0.002)  # Deliveries overtake a slow reading.
             size = self.random.randint(0, 5)
             yield left[:size]
             left = left[size:]
