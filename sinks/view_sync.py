@@ -14,6 +14,14 @@ BATCH_RECORDS_MAX = 1_000
 POLL_S = 0.05  # Between two empty batches the view's thread can do its other work.
 PROGRESS_TIMEOUT_S = 10.0  # Kafka did not answer for so long: give up, the view tries again later.
 
+LEADER_MOVES = frozenset(
+    {
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.UNKNOWN_TOPIC_OR_PART,  # Also what a broker says of a topic that was made a moment ago.
+    }
+)
+
 
 class TopicReadFailed(Exception):
     """The partition could not be read to its end; nothing may be concluded from what was read."""
@@ -68,13 +76,29 @@ class KafkaTopicReader:
             raise TopicReadFailed(str(error)) from error
         try:
             place = TopicPartition(self._topic, partition, OFFSET_BEGINNING if offset is None else offset)
-            _, end = consumer.get_watermark_offsets(place, timeout=self._timeout_s)
+            end = None
+            deadline = self._clock() + self._timeout_s
+            while end is None:
+                end = self._end(consumer, place, deadline - self._clock())
+                if end is None:
+                    consumer.poll(POLL_S)
+                    yield []
             consumer.assign([place])
             yield from self._until(consumer, end)
         except KafkaException as error:
             raise TopicReadFailed(str(error)) from error
         finally:
             consumer.close()
+
+    def _end(self, consumer: Consumer, place: TopicPartition, left_s: float) -> int | None:
+        """The partition's end offset; None while its leader is on the move and there is time left."""
+        try:
+            _, end = consumer.get_watermark_offsets(place, timeout=max(left_s, POLL_S))
+        except KafkaException as error:
+            if error.args[0].code() in LEADER_MOVES and left_s > 0:
+                return None
+            raise
+        return int(end)
 
     def _until(self, consumer: Consumer, end: int) -> Iterator[Batch]:
         """Batches until `end` or the event that says that there is no more for now."""

@@ -283,7 +283,7 @@ class Ledger:
     @property
     def dirty(self) -> bool:
         """Whether a flush would write more than the totals and digests."""
-        return bool(self._dirty or self.commitments.dirty or self.recent.open_rows)
+        return bool(self._dirty or self.commitments.dirty or self.recent.dirty)
 
     @property
     def unsaved(self) -> bool:
@@ -353,8 +353,7 @@ class Ledger:
             elif is_order_key(key):
                 self.commitments.restore(key, packed)
         self._idle = records
-        for row in self.recent.restore(chunks):
-            self._restore_row(row)
+        self.recent.restore(chunks, self._restore_row)
         for key in rewrite:
             self.rewrite(key)
 
@@ -440,14 +439,14 @@ class Ledger:
                     if not movements:
                         del self._movements[key]
 
-    def _restore_row(self, row: Row) -> None:
-        """Take a journal row back if the balance it belongs to has had its effect."""
+    def _restore_row(self, row: Row) -> bool:
+        """Take a journal row back if the balance it belongs to has had its effect; whether it has."""
         key, topic, outcome, offset, id_hash, time_us, units = row
         if key not in self:
-            return
+            return False
         balance = self.balance(key)
         if offset > balance.applied[topic]:
-            return
+            return False
         if outcome != DUPLICATE:
             self.recent.ids.add(id_hash)
         if units and time_us > balance.dropped_us and (balance.count is None or time_us >= balance.count[0]):
@@ -458,6 +457,7 @@ class Ledger:
         if offset >= self._durable[topic]:
             self._covered[topic, offset] = outcome
             self._replay_until[topic] = max(self._replay_until[topic], offset + 1)
+        return True
 
 
 _OPENS_ORDER = frozenset({ReservationCreated, OrderAllocated})

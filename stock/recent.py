@@ -7,7 +7,7 @@ balance, never decides what a fact does.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 from msgspec import Struct
@@ -74,6 +74,11 @@ class Recent:
         """The newest record timestamp in the oldest chunk: nothing older is remembered; 0 while nothing was dropped."""
         return max(self._chunks[0].newest_us) if self._chunks else 0
 
+    @property
+    def dirty(self) -> bool:
+        """Whether a cut would write something."""
+        return bool(self.open_rows or self._rewrite)
+
     def see(self, row: Row, timestamp_us: int) -> None:
         """Remember a fact of topic `row[1]` whose record carries this timestamp."""
         self.open_rows.append(row)
@@ -112,20 +117,28 @@ class Recent:
         """Write a chunk again, or its deletion, with the next cut: what stands on the topic is not ours."""
         self._rewrite.add(number)
 
-    def restore(self, packed: Iterable[bytes]) -> Iterator[Row]:
-        """Take back the chunks of a restart and yield every row that still counts, oldest first.
+    def restore(self, packed: Iterable[bytes], counts: Callable[[Row], bool]) -> None:
+        """Take back the chunks of a restart.
 
-        The caller decides which rows had their effect and adds those ids to `ids`.
+        Args:
+            packed: every chunk on the topic, in any order.
+            counts: asked for each row, oldest first, whether its fact had its effect. If not, the fact comes again
+                and gets a new row, so the old one is dropped, here and on the topic: no fact may have two.
         """
         chunks = sorted((_decoder.decode(value) for value in packed), key=lambda chunk: chunk.number)
         replaced = [chunk.replaces for chunk in chunks if chunk.replaces[0] <= chunk.replaces[1]]
         for chunk in chunks:
             self._next_number = max(self._next_number, chunk.number + 1)
             if any(first <= chunk.number <= last for first, last in replaced):
+                self._rewrite.add(chunk.number)  # its deletion was lost, and its successor will not stay for ever
                 continue
-            self._keep(chunk)
-            self.newest_us = [max(pair) for pair in zip(self.newest_us, chunk.newest_us, strict=True)]
-            yield from chunk.rows
+            rows = [row for row in chunk.rows if counts(row)]
+            if len(rows) < len(chunk.rows):
+                self._rewrite.add(chunk.number)
+                chunk.rows = rows
+            if rows:
+                self._keep(chunk)
+                self.newest_us = [max(pair) for pair in zip(self.newest_us, chunk.newest_us, strict=True)]
 
     def _take_number(self) -> int:
         self._next_number += 1

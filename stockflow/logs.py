@@ -8,7 +8,7 @@ import logging
 import re
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import date
 from typing import Any, TextIO
 
@@ -83,6 +83,27 @@ def configure(level: str = "info", stream: TextIO | None = None) -> None:
 def get(name: str) -> Any:
     """A logger for one part of the program: `log.info("what happened", key=value)`; `bind` adds keys for good."""
     return structlog.stdlib.get_logger(name)
+
+
+class Sparse(logging.Filter):
+    """Lets a kind of message through once per interval: Kafka's clients say every 50 ms that a broker is away.
+
+    Two messages are of a kind if they begin with the same words up to the first address.
+    """
+
+    def __init__(self, interval_s: float, clock: Callable[[], float]) -> None:
+        super().__init__()
+        self._interval_s, self._clock = interval_s, clock
+        self._said_at: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether this message is worth a line."""
+        kind = record.getMessage().partition("[thrd")[0]
+        now = self._clock()
+        if now - self._said_at.get(kind, float("-inf")) < self._interval_s:
+            return False
+        self._said_at[kind] = now
+        return True
 
 
 def standard(name: str) -> logging.Logger:

@@ -39,6 +39,7 @@ FINE, FAILED = 0, 1
 STALLED_S = 30.0  # A worker that took no turn for this long makes no progress; its longest wait is 10 s.
 VIEW_FLUSH_TIMEOUT_S = 3.0
 DYING_TIMEOUT_S = 2.0
+KAFKA_LOG_INTERVAL_S = 10.0  # Per client and kind of message.
 # Almost nothing here is cyclic, while every batch makes thousands of objects: look for cycles seldom.
 GC_THRESHOLDS = (50_000, 20, 100)
 
@@ -52,6 +53,7 @@ def run(settings: Settings) -> int:
     send records that it has no right to send.
     """
     logs.configure(settings.log_level)
+    logs.standard("kafka").addFilter(logs.Sparse(KAFKA_LOG_INTERVAL_S, time.monotonic))
     log.info(
         "starting",
         version=__version__,

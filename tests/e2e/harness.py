@@ -107,15 +107,19 @@ class Pipeline(OwnedServer):
                 return float(value)
         return 0.0
 
-    def logged(self, event: str) -> list[dict[str, Any]]:
-        """All log lines of an event, over all runs of this process."""
+    def log_lines(self) -> list[dict[str, Any]]:
+        """All structured log lines, over all runs of this process."""
         found = []
         for line in self.log_file.read_text(encoding="utf-8", errors="replace").splitlines():
             with suppress(json.JSONDecodeError):  # Bytewax and Python itself also write to stderr.
                 entry = json.loads(line)
-                if isinstance(entry, dict) and entry.get("event") == event:
+                if isinstance(entry, dict):
                     found.append(entry)
         return found
+
+    def logged(self, event: str) -> list[dict[str, Any]]:
+        """All log lines of an event, over all runs of this process."""
+        return [line for line in self.log_lines() if line.get("event") == event]
 
     def _command(self) -> list[str]:
         variables = [f"{name}={value}" for name, value in self._environment.items()]
@@ -159,7 +163,7 @@ class Stage:
         self._group = Consumer({**self.client_config, "group.id": self.group, "log_level": 0})  # never joins
 
     @property
-    def client_config(self) -> dict[str, str]:
+    def client_config(self) -> dict[str, Any]:
         """How tools reach the broker."""
         return {"bootstrap.servers": self.bootstrap}
 
@@ -224,6 +228,10 @@ class Stage:
         """How often partitions have been claimed."""
         return sum(1 for record in self.read(STOCK_STATE) if record.key == CLAIM_KEY.encode())
 
+    def wait_for_claim_after(self, count: int) -> None:
+        """Wait until there are more claims than so many."""
+        self.eventually(lambda: self.claims() > count, "a partition is claimed")
+
     def behind(self) -> dict[tuple[str, int], int]:
         """Input records that are not committed yet, where there are any."""
         ends = self.ends(KEYED_INPUTS)
@@ -257,6 +265,14 @@ class Stage:
             return published >= goal
 
         self.eventually(there, f"{count} more availability records", timeout_s)
+
+    def delete_before_the_end(self, topic: Topic) -> None:
+        """Let a topic forget all records that it has, as retention would."""
+        places = [
+            TopicPartition(self.topic(name), partition, end) for (name, partition), end in self.ends([topic]).items()
+        ]
+        for deleted in self._admin.delete_records(places, request_timeout=KAFKA_TIMEOUT_S).values():
+            deleted.result()
 
     def read(self, topic: Topic) -> list[LogRecord]:
         """All records of a topic as it is now, each partition in the order of its log."""

@@ -106,7 +106,7 @@ class Sending:
             else:
                 self.sent.append(Sent(record, partition, offset))
 
-        placed = {} if record.partition is None else {"partition": record.partition}
+        placed: dict[str, Any] = {} if record.partition is None else {"partition": record.partition}
         self._producer.produce(
             self.prefix + record.topic,
             key=record.key,

@@ -46,7 +46,7 @@ def test_a_process_killed_ten_times_in_mid_stream_loses_nothing_and_counts_nothi
         claims = on.claims()
         pipeline.launch()
         if number % 3 == 0:
-            on.eventually(lambda before=claims: on.claims() > before, "it claims a partition")
+            on.wait_for_claim_after(claims)
         elif number % 3 == 1:
             on.wait_for_records(5 * number)
         else:

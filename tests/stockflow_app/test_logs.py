@@ -265,3 +265,18 @@ def test_time_is_utc() -> None:
     logs.get("x").info("now")
     stamp = datetime.fromisoformat(str(lines(stream)[0]["timestamp"]).replace("Z", "+00:00"))
     assert before <= stamp <= datetime.now(timezone.utc)
+
+
+def test_sparse_filter_says_each_kind_once_per_interval() -> None:
+    """The same client's same complaint waits; another kind, or the next interval, gets through."""
+    now = [0.0]
+    sparse = logs.Sparse(10.0, lambda: now[0])
+
+    def passes(text: str) -> bool:
+        return sparse.filter(logging.LogRecord("kafka", logging.ERROR, "", 0, text, None, None))
+
+    assert passes("FAIL [rdkafka#producer-1] [thrd:a:1/1]: a:1/1: Connect failed")
+    assert not passes("FAIL [rdkafka#producer-1] [thrd:a:1/bootstrap]: a:1: Connect failed")
+    assert passes("FAIL [rdkafka#producer-2] [thrd:a:1/1]: a:1/1: Connect failed")
+    now[0] = 10.0
+    assert passes("FAIL [rdkafka#producer-1] [thrd:a:1/1]: a:1/1: Connect failed")

@@ -1,0 +1,251 @@
+"""What the worker's thread spends per event, stage by stage, without servers: seconds to run, and hardly any noise.
+
+The real code takes in batches as the source makes them (1,000 messages over all partitions) while a clock of our own
+moves on as if events came at a given rate. Kafka is a list: what it costs to consume and to produce is not in here.
+The figures are CPU time of this thread, so other programs on the machine disturb them little.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.workload import Batches, Options, make
+from dataflows.keep_balances import BalanceContext, BalanceStats, KeepBalances
+from schemas.topics import KEYED_INPUTS
+from sinks.outlet import Delivered, Outlet, OutletStats
+from sources.arrivals import Arrival, Batch, CaughtUp, Opened
+from sources.restore import Restored
+from stock.policies import Policies
+
+BATCH_MESSAGES = 1_000
+CUT_INTERVAL_S = 0.2
+START_US = 1_790_000_000_000_000
+STAGES = ("decode and apply", "publish", "publish after the interval", "acknowledge", "cut")
+
+
+class FakeMessage:
+    """A consumed record or a delivery report."""
+
+    __slots__ = ("_key", "_offset", "_timestamp", "_topic", "_value")
+
+    def __init__(self, topic: str, key: bytes, value: bytes, offset: int, timestamp: tuple[int, int]) -> None:
+        self._topic, self._key, self._value = topic, key, value
+        self._offset, self._timestamp = offset, timestamp
+
+    def topic(self) -> str:
+        """Its topic."""
+        return self._topic
+
+    def key(self) -> bytes:
+        """Its key."""
+        return self._key
+
+    def value(self) -> bytes:
+        """Its value."""
+        return self._value
+
+    def offset(self) -> int:
+        """Its offset."""
+        return self._offset
+
+    def timestamp(self) -> tuple[int, int]:
+        """Kind and milliseconds."""
+        return self._timestamp
+
+    def error(self) -> None:
+        """None: it is a record."""
+
+
+class Lists:
+    """Kafka's place: takes records and reports each as delivered when asked to."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, int, Sequence[tuple[str, bytes | None]], Delivered]] = []
+        self._next: dict[tuple[str, int], int] = defaultdict(int)
+        self.counts: dict[str, int] = defaultdict(int)
+
+    def availability(self, partition: int, records: Sequence[tuple[str, bytes]], done: Delivered) -> None:
+        """Take availability records."""
+        self.sent.append(("availability", partition, records, done))
+
+    def state(self, partition: int, records: Sequence[tuple[str, bytes | None]], done: Delivered) -> None:
+        """Take state records."""
+        self.sent.append(("state", partition, records, done))
+
+    def dead_letter(self, *_: Any) -> None:
+        """There are none."""
+        raise AssertionError("the workload has no bad events")
+
+    def failed(self, *_: Any) -> None:
+        """There are none."""
+        raise AssertionError("lists do not fail")
+
+    def reports(self) -> list[tuple[Delivered, list[FakeMessage]]]:
+        """Delivery reports for everything taken since the last call."""
+        sent, self.sent = self.sent, []
+        reports = []
+        for topic, partition, records, done in sent:
+            first = self._next[topic, partition]
+            self._next[topic, partition] = first + len(records)
+            self.counts[topic] += len(records)
+            messages = [
+                FakeMessage(topic, key.encode(), b"", first + i, (1, 0)) for i, (key, _) in enumerate(records)
+            ]
+            reports.append((done, messages))
+        return reports
+
+
+class Loop:
+    """The worker's loop over fake ends, with a stop-watch per stage."""
+
+    def __init__(self, shape: Options, routine_interval_s: float) -> None:
+        self.now = 1_000.0
+        self.spent = dict.fromkeys(STAGES, 0.0)
+        self._partitions = shape.partitions
+        topics = {topic.name: number for number, topic in enumerate(KEYED_INPUTS)}
+        self._context = BalanceContext(
+            Policies(), topics, shape.partitions, 500_000, BalanceStats(), self.wall_us, _die
+        )
+        self._steps = [KeepBalances(self._context) for _ in range(shape.partitions)]
+        self.lists = Lists()
+        self._outlets: list[Outlet] = []
+        for partition, step in enumerate(self._steps):
+            restored = Restored(partition, 1, generation=1)
+            changes, _ = step.on_batch([Opened(restored, (0,) * len(KEYED_INPUTS))])
+            [change] = changes
+            assert change.opened is not None
+            outlet = Outlet(
+                self.lists, partition, 1, 1, change.opened[1], (0, 0, 0), set(), _published, routine_interval_s,
+                OutletStats(),
+            )  # fmt: skip
+            self._outlets.append(outlet)
+            step.on_batch([CaughtUp(1)])
+            outlet.catching_up = False
+
+    def wall_us(self) -> int:
+        """Our own clock, in microseconds since 1970."""
+        return START_US + int(self.now * 1e6)
+
+    def run(self, batches: Batches, rate: float) -> int:
+        """Take in all events, as if so many came per second; the number of them."""
+        total = 0
+        for turn in _turns(batches, self._partitions, self.wall_us):
+            self.now += sum(len(messages) for _, messages in turn) / rate
+            self._serve()
+            for partition, messages in turn:
+                arrivals: list[Arrival] = [Batch(1, messages)]  # type: ignore[arg-type]
+                with self._timed("decode and apply"):
+                    self._steps[partition].on_batch(arrivals)
+                with self._timed("publish"):
+                    self._outlets[partition].publish(self.now, self.wall_us())
+                total += len(messages)
+        for _ in range(3):
+            self.now += 1.0
+            self._serve()
+        return total
+
+    def _serve(self) -> None:
+        reports = self.lists.reports()
+        with self._timed("acknowledge"):
+            for done, messages in reports:
+                for message in messages:
+                    done(None, message)  # type: ignore[arg-type]
+        for outlet in self._outlets:
+            with self._timed("publish after the interval"):
+                outlet.publish_due(self.now, self.wall_us())
+            with self._timed("cut"):
+                outlet.cut_ready()
+                if outlet.cut_due(self.now, CUT_INTERVAL_S):
+                    outlet.cut(self.now)
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        start = time.thread_time()
+        yield
+        self.spent[stage] += time.thread_time() - start
+
+
+def _turns(batches: Batches, partitions: int, wall_us: Any) -> Iterator[list[tuple[int, list[FakeMessage]]]]:
+    """The events in turns of 1,000, one list per partition, mixed from all topics."""
+    queues: dict[int, list[FakeMessage]] = {partition: [] for partition in range(partitions)}
+    stamp = (1, wall_us() // 1_000)
+    for (topic, partition), messages in batches.items():
+        queues[partition] += [
+            FakeMessage(topic, message["key"], message["value"], offset, stamp)
+            for offset, message in enumerate(messages, _offsets[topic, partition])
+        ]
+        _offsets[topic, partition] += len(messages)
+    each, at = BATCH_MESSAGES // partitions, 0
+    longest = max(len(queue) for queue in queues.values())
+    while at < longest:
+        yield [(partition, queue[at : at + each]) for partition, queue in queues.items() if queue[at : at + each]]
+        at += each
+
+
+_offsets: dict[tuple[str, int], int] = defaultdict(int)
+
+
+def _published(*_: Any) -> None:
+    """What the view and the metrics do with a record is not measured here."""
+
+
+def _die(error: BaseException) -> NoReturn:
+    raise error
+
+
+def main() -> int:
+    """Measure and show."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--events", type=int, default=200_000)
+    options.add_argument("--balances", type=int, default=20_000)
+    options.add_argument("--rate", type=float, default=50_000, help="events per second of the clock that is played")
+    options.add_argument("--skew", type=float, default=0.0, help="0: all SKUs sell alike; 1: Zipf")
+    options.add_argument("--routine-interval-ms", type=int, default=250)
+    options.add_argument("--profile", action="store_true", help="show where the time goes, by cProfile, instead")
+    chosen = options.parse_args()
+    shape = Options(chosen.events, chosen.balances, skew=chosen.skew)
+    workload = make(shape, START_US + 1_000_000_000)
+    loop = Loop(shape, chosen.routine_interval_ms / 1_000)
+    loop.run(workload.openings, chosen.rate)
+    before = dict(loop.lists.counts)
+    loop.spent = dict.fromkeys(STAGES, 0.0)
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 1_000)
+    if chosen.profile:
+        import cProfile
+        import pstats
+
+        profile = cProfile.Profile()
+        profile.runcall(loop.run, workload.events, chosen.rate)
+        pstats.Stats(profile, stream=sys.stdout).sort_stats("tottime").print_stats(45)
+        return 0
+    total = loop.run(workload.events, chosen.rate)
+
+    sent = {topic: loop.lists.counts[topic] - before[topic] for topic in before}
+    table = Table(title=f"CPU of the worker's thread, {total:,} events at {chosen.rate:,.0f}/s, without Kafka and Redis")
+    for title in ("stage", "us per event", "us per record"):
+        table.add_column(title, justify="left" if title == "stage" else "right")
+    records = {"publish": sent["availability"], "acknowledge": sum(sent.values()), "cut": sent["state"]}
+    for stage, seconds in loop.spent.items():
+        per_record = f"{seconds / records[stage] * 1e6:.2f}" if stage in records else ""
+        table.add_row(stage, f"{seconds / total * 1e6:.2f}", per_record)
+    table.add_row("in all", f"{sum(loop.spent.values()) / total * 1e6:.2f}", "", style="bold")
+    console = Console()
+    console.print(table)
+    console.print(", ".join(f"{count / total:.2f} {topic} records per event" for topic, count in sent.items()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
