@@ -16,8 +16,9 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 
 from schemas.state import CommitMetadata, decode_metadata, encode_metadata
 from sources.arrivals import Arrival, Batch, CaughtUp, Closed, Opened, SettingsRefused
+from sources.bounds import Bounds, LogBounds
 from sources.commits import Commits, Committed
-from sources.restore import Restorer
+from sources.restore import Restored, Restorer
 from sources.settings_topic import RefusedSetting, SettingsTopic
 
 BATCH_MESSAGES = 1_000  # Per poll: large enough to conflate, small enough that one takes about 20 ms.
@@ -146,6 +147,8 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
         self._die = die
         self._assignments: dict[int, _Assignment] = {}
         self._catching_up: set[int] = set()
+        self._restored: list[Restored] = []
+        self._bounds = LogBounds(options.client_config, options.topics)
         self._epoch = 0
         self._emitted = 0
         self._pending: list[tuple[str, Arrival]] = []
@@ -179,7 +182,7 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
         if now - self._settings_at >= SETTINGS_INTERVAL_S:
             self._settings_at = now
             self._take_settings()
-        if self._restorer.busy:
+        if self._restorer.busy or self._restored:
             self._take_restored()
         if self.stop_requested:
             self._consumer.poll(0)
@@ -227,7 +230,7 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
         return {**config, "group.protocol": "classic", "partition.assignment.strategy": "range"}
 
     def _read(self) -> None:
-        busy = self._outgoing.waiting or self._restorer.busy or self._pending
+        busy = self._outgoing.waiting or self._restorer.busy or self._restored or self._pending
         first = self._consumer.poll(POLL_BUSY_S if busy else POLL_IDLE_S)
         if first is None:
             return
@@ -282,36 +285,46 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
             self._pending.append((str(partition), SettingsRefused(assignment.epoch, mine)))
 
     def _take_restored(self) -> None:
-        for restored in self._restorer.step():
-            partition = restored.partition
-            assignment = self._assignments.get(partition)
+        """Open what has been restored and whose inputs' bounds are known."""
+        self._restored += self._restorer.step()
+        still_unknown = []
+        for restored in self._restored:
+            assignment = self._assignments.get(restored.partition)
             if assignment is None or assignment.epoch != restored.epoch:
                 continue
-            self._resolve_positions(partition, assignment)
-            assignment.live = True
-            assignment.behind = set(self._options.topics)
-            self._catching_up.add(partition)
-            self._log.info(
-                "partition_restored",
-                partition=partition,
-                generation=restored.generation,
-                records=len(restored.records),
-                to_show=len(restored.shown),
-            )
-            starts = tuple(assignment.start[topic] for topic in self._options.topics)
-            self._pending.append((str(partition), Opened(restored, starts)))
-            self._owe_settings(partition, assignment, self._settings.refused)
-            self._consumer.resume([TopicPartition(topic, partition) for topic in self._options.topics])
+            bounds = self._bounds.answer(restored.partition)
+            if bounds is None:
+                still_unknown.append(restored)
+                continue
+            self._resolve_positions(restored.partition, assignment, bounds)
+            self._open(restored, assignment)
+        self._restored = still_unknown
 
-    def _resolve_positions(self, partition: int, assignment: _Assignment) -> None:
+    def _open(self, restored: Restored, assignment: _Assignment) -> None:
+        partition = restored.partition
+        assignment.live = True
+        assignment.behind = set(self._options.topics)
+        self._catching_up.add(partition)
+        self._log.info(
+            "partition_restored",
+            partition=partition,
+            generation=restored.generation,
+            records=len(restored.records),
+            to_show=len(restored.shown),
+        )
+        starts = tuple(assignment.start[topic] for topic in self._options.topics)
+        self._pending.append((str(partition), Opened(restored, starts)))
+        self._owe_settings(partition, assignment, self._settings.refused)
+        self._consumer.resume([TopicPartition(topic, partition) for topic in self._options.topics])
+
+    def _resolve_positions(self, partition: int, assignment: _Assignment, bounds: Bounds) -> None:
         """Turn the log's start into a number, and check that a committed position is inside the log.
 
         Raises:
             InputLost: it is not, and the settings do not accept that.
         """
-        for topic in self._options.topics:
+        for topic, (low, high) in bounds.items():
             start = assignment.start[topic]
-            low, high = self._consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=BROKER_TIMEOUT_S)
             if start == OFFSET_BEGINNING:
                 assignment.start[topic] = low
             elif not low <= start <= high:
@@ -369,6 +382,7 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
             if len(assignment.held) == len(self._options.topics):
                 self._commits.own(partition, self._standing(assignment), now)
                 self._restorer.start(partition, assignment.epoch, assignment.metadata)
+                self._bounds.ask(partition)
         self._log.info("assigned", partitions=sorted({tp.partition for tp in partitions}))
         self._count_owned()
 
@@ -421,6 +435,7 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
             if not assignment.held:
                 del self._assignments[tp.partition]
             self._restorer.abandon(tp.partition)
+            self._bounds.forget(tp.partition)
             self._commits.disown(tp.partition)
             self._outgoing.lose(tp.partition)
         self._count_owned()

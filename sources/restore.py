@@ -87,11 +87,13 @@ class Restorer:
             "fetch.wait.max.ms": 10,  # several short reads follow each other; none should wait for new records
         }
         self._consumer: Consumer | None = None
+        self._to_assign: list[TopicPartition] = []
+        self._to_unassign: list[TopicPartition] = []
 
     @property
     def busy(self) -> bool:
         """Whether a partition is being restored."""
-        return bool(self._progress)
+        return bool(self._progress) or self._consumer is not None
 
     def records_read(self) -> dict[int, int]:
         """State records read so far per partition that is being restored."""
@@ -104,18 +106,14 @@ class Restorer:
             self._letters: OFFSET_BEGINNING if committed is None else committed.dead_letters,
         }
         self._progress[partition] = _Progress(Restored(partition, epoch), tails)
-        if self._consumer is None:
-            self._consumer = Consumer(self._config)
-        self._consumer.incremental_assign([TopicPartition(self._state, partition, OFFSET_BEGINNING)])
+        self._to_assign.append(TopicPartition(self._state, partition, OFFSET_BEGINNING))
 
     def abandon(self, partition: int) -> None:
-        """The partition was taken away before it was restored."""
-        progress = self._progress.pop(partition, None)
-        if progress is not None and self._consumer is not None:
-            mine = [tp for tp in self._consumer.assignment() if tp.partition == partition]
-            if mine:
-                self._consumer.incremental_unassign(mine)
-        self._rest()
+        """The partition was taken away before it was restored, or is complete."""
+        if self._progress.pop(partition, None) is not None:
+            self._to_assign = [tp for tp in self._to_assign if tp.partition != partition]
+            if self._consumer is not None:
+                self._to_unassign += [tp for tp in self._consumer.assignment() if tp.partition == partition]
 
     def step(self) -> list[Restored]:
         """Read one slice; the partitions that are complete come back.
@@ -124,6 +122,7 @@ class Restorer:
             RestoreFailed: state cannot be read.
             UnknownFormat: state was written by a newer program.
         """
+        self._assign()
         if self._consumer is None:
             return []
         for message in self._consumer.consume(SLICE_MESSAGES, 0):
@@ -146,8 +145,26 @@ class Restorer:
         self._progress.clear()
         self._rest()
 
+    def _assign(self) -> None:
+        """Change the assignment at once for all partitions that are restored: each change costs a round trip."""
+        if self._to_assign and self._consumer is None:
+            self._consumer = Consumer(self._config)
+        if self._consumer is None:
+            return
+        if not self._progress:
+            self._rest()
+            return
+        held = {(tp.topic, tp.partition) for tp in self._consumer.assignment()}
+        leaving = {(tp.topic, tp.partition): tp for tp in self._to_unassign if (tp.topic, tp.partition) in held}
+        if leaving:
+            self._consumer.incremental_unassign(list(leaving.values()))
+        if self._to_assign:
+            self._consumer.incremental_assign(self._to_assign)
+        self._to_assign, self._to_unassign = [], []
+
     def _rest(self) -> None:
-        if not self._progress and self._consumer is not None:
+        self._to_assign, self._to_unassign = [], []
+        if self._consumer is not None:
             self._consumer.close()
             self._consumer = None
 
@@ -169,10 +186,9 @@ class Restorer:
                     progress.restored.dead_letters_next = offset
         elif error.code() == KafkaError._AUTO_OFFSET_RESET and message.topic() != self._state:
             # The tail's start was deleted by retention: everything that is left is tail.
-            assert self._consumer is not None
             tail = TopicPartition(str(message.topic()), progress.restored.partition, OFFSET_BEGINNING)
-            self._consumer.incremental_unassign([tail])
-            self._consumer.incremental_assign([tail])
+            self._to_unassign.append(tail)
+            self._to_assign.append(tail)
         elif error.fatal() or not error.retriable():
             raise RestoreFailed(f"partition {progress.restored.partition} of {message.topic()}: {error}")
 
@@ -221,11 +237,8 @@ class Restorer:
         restored.generation = progress.claimed
         restored.state_next = offset + 1
         progress.state_done = True
-        assert self._consumer is not None
-        self._consumer.incremental_unassign([TopicPartition(self._state, restored.partition)])
-        self._consumer.incremental_assign(
-            [TopicPartition(topic, restored.partition, start) for topic, start in progress.tails.items()]
-        )
+        self._to_unassign.append(TopicPartition(self._state, restored.partition))
+        self._to_assign += [TopicPartition(topic, restored.partition, at) for topic, at in progress.tails.items()]
 
     def _take_tail(self, progress: _Progress, message: Message) -> None:
         if message.topic() == self._availability:

@@ -1,0 +1,55 @@
+"""Where the logs of a partition begin and end, asked on a connection of its own.
+
+A consumer's own connection answers such a question only after the fetch that waits on it, up to half a second each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import Future
+from typing import Any
+
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
+
+TIMEOUT_S = 10.0
+
+Bounds = dict[str, tuple[int, int]]  # by topic: first offset in the log, next offset to be written
+
+
+class LogBounds:
+    """Asks for the bounds of one partition over several topics without blocking."""
+
+    def __init__(self, client_config: Mapping[str, Any], topics: tuple[str, ...]) -> None:
+        self._config, self._topics = dict(client_config), topics
+        self._admin = AdminClient(self._config)
+        self._asked: dict[int, tuple[dict[TopicPartition, Future[Any]], dict[TopicPartition, Future[Any]]]] = {}
+
+    def ask(self, partition: int) -> None:
+        """Ask; an earlier question about the partition is forgotten."""
+        places = [TopicPartition(topic, partition) for topic in self._topics]
+        first = {place: OffsetSpec.earliest() for place in places}  # type: ignore[no-untyped-call]
+        end = {place: OffsetSpec.latest() for place in places}  # type: ignore[no-untyped-call]
+        self._asked[partition] = (
+            self._admin.list_offsets(first, request_timeout=TIMEOUT_S),
+            self._admin.list_offsets(end, request_timeout=TIMEOUT_S),
+        )
+
+    def answer(self, partition: int) -> Bounds | None:
+        """The bounds, or None while they are not all known; a failed question is asked again."""
+        firsts, ends = self._asked[partition]
+        futures = [*firsts.values(), *ends.values()]
+        if not all(future.done() for future in futures):
+            return None
+        if any(future.exception() is not None for future in futures):
+            # A client that outlived a broker's restart may hold on to leaders that are gone: a new one asks anew.
+            self._admin = AdminClient(self._config)
+            self.ask(partition)
+            return None
+        del self._asked[partition]
+        by_topic = {place.topic: future.result().offset for place, future in ends.items()}
+        return {place.topic: (future.result().offset, by_topic[place.topic]) for place, future in firsts.items()}
+
+    def forget(self, partition: int) -> None:
+        """The answer is not wanted any more."""
+        self._asked.pop(partition, None)
