@@ -263,7 +263,10 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
         error = message.error()
         assert error is not None
         partition, topic = message.partition() or 0, str(message.topic())
-        if error.code() == KafkaError._AUTO_OFFSET_RESET:
+        assignment = self._assignments.get(partition)
+        if error.code() == KafkaError._AUTO_OFFSET_RESET and assignment is not None and not assignment.live:
+            pass  # it is not ours to read yet; whether its position is in the log is decided when it opens
+        elif error.code() == KafkaError._AUTO_OFFSET_RESET:
             self._failure = _lost(topic, partition, str(error))
         elif error.fatal() or error.code() in _HOPELESS:
             self._failure = SourceFailed(f"{topic}: {error}")
@@ -315,6 +318,7 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
         starts = tuple(assignment.start[topic] for topic in self._options.topics)
         self._pending.append((str(partition), Opened(restored, starts)))
         self._owe_settings(partition, assignment, self._settings.refused)
+        self._count_owned()
         self._consumer.resume([TopicPartition(topic, partition) for topic in self._options.topics])
 
     def _resolve_positions(self, partition: int, assignment: _Assignment, bounds: Bounds) -> None:

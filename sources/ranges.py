@@ -35,6 +35,7 @@ class KafkaRanges:
         found: list[tuple[bytes | None, bytes | None]] = []
         consumer = Consumer(self._config)
         try:
+            consumer.list_topics(topic, timeout=READ_TIMEOUT_S)  # spares the first fetch half a second
             consumer.assign([TopicPartition(topic, partition, first)])
             deadline = time.monotonic() + READ_TIMEOUT_S
             while time.monotonic() < deadline:

@@ -15,6 +15,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, Top
 from schemas.dead_letters import origin
 from schemas.state import CLAIM_KEY, GENERATION_MAX, CommitMetadata, decode_claim, open_envelope
 
+METADATA_TIMEOUT_S = 10.0
 SLICE_MESSAGES = 5_000  # Read per turn while others wait; about 10 ms of work.
 
 
@@ -149,6 +150,9 @@ class Restorer:
         """Change the assignment at once for all partitions that are restored: each change costs a round trip."""
         if self._to_assign and self._consumer is None:
             self._consumer = Consumer(self._config)
+            for topic in (self._state, self._availability, self._letters):
+                # A client that does not know a topic yet waits half a second before it asks a second time.
+                self._consumer.list_topics(topic, timeout=METADATA_TIMEOUT_S)
         if self._consumer is None:
             return
         if not self._progress:

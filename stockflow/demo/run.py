@@ -163,7 +163,7 @@ class _Demo:
         with console.status("stopping the pipeline"):
             pipeline.stop()
         watch.catch_up()
-        report = self._audit(settings)
+        report = self._audit(settings, isinstance(broker, KafkaBroker))
         sent = Counter(planned.type for planned in shopping.events)
         console.print(summary(scrape, sent, watch.keys, watch.statuses, watch.flip_count, servers))
         console.print(render(report))
@@ -246,7 +246,7 @@ class _Demo:
         except KeyboardInterrupt:
             self._console.print("Stopping, then checking. Ctrl-C once more skips the check.")
 
-    def _audit(self, settings: Settings) -> AuditReport:
+    def _audit(self, settings: Settings, exact_ends: bool) -> AuditReport:
         with self._console.status("checking the result from the log") as status:
             return audit(
                 settings.client_config(),
@@ -254,6 +254,7 @@ class _Demo:
                 settings.redis_url,
                 datetime.fromtimestamp(time.time(), tz=timezone.utc),
                 lambda label, done, total: status.update(f"checking the result: {label} {done:,}/{total:,}"),
+                exact_ends=exact_ends,
             )
 
 

@@ -15,7 +15,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]  # public, not marked as exported
 
 from operations.audit.log import Log, LogRecord
@@ -159,7 +159,7 @@ class Stage:
             **({"STOCKFLOW_REDIS_URL": redis_url} if redis_url else {}),
             **variables,
         }
-        self._admin = AdminClient({**self.client_config, "log_level": 0})
+        self._admin = self.admin()
         self._group = Consumer({**self.client_config, "group.id": self.group, "log_level": 0})  # never joins
 
     @property
@@ -211,13 +211,21 @@ class Stage:
 
     # Topics
 
+    def admin(self) -> AdminClient:
+        """A new client; it has to live until its answers are there."""
+        return AdminClient({**self.client_config, "log_level": 0})
+
     def ends(self, topics: Sequence[Topic]) -> dict[tuple[str, int], int]:
         """One past the last offset, by registered topic name and partition."""
         latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
         places = {(t.name, p): TopicPartition(self.topic(t.name), p) for t in topics for p in range(self.partitions)}
         asked = dict.fromkeys(places.values(), latest)
         futures = self._admin.list_offsets(asked, request_timeout=KAFKA_TIMEOUT_S)
-        found = {(tp.topic, tp.partition): future.result().offset for tp, future in futures.items()}
+        try:
+            found = {(tp.topic, tp.partition): future.result().offset for tp, future in futures.items()}
+        except KafkaException:
+            self._admin = self.admin()  # An old one goes on asking with the leader epochs from before a restart.
+            raise
         return {place: found[tp.topic, tp.partition] for place, tp in places.items()}
 
     def published(self) -> int:
@@ -279,6 +287,17 @@ class Stage:
         with Log(self.client_config, self.topic) as log:
             extents = log.extents([topic.name])[topic.name]
             return [record for batch in log.read(topic.name, extents, headers=True) for record in batch]
+
+    def last(self, topic: Topic, like: LogRecord) -> bytes | None:
+        """The value that stands last under the key of a record."""
+        return [record.value for record in self.read(topic) if record.key == like.key][-1]
+
+    def append(self, topic: Topic, *records: LogRecord) -> None:
+        """Write records once more behind all others, as a writer does that has lost its right to."""
+        producer = Producer({**self.client_config, "log_level": 0})
+        for record in records:
+            producer.produce(self.topic(topic.name), key=record.key, value=record.value, partition=record.partition)
+        assert producer.flush(KAFKA_TIMEOUT_S) == 0
 
     def newest(self, sku: str, location: str) -> dict[str, Any] | None:
         """The newest availability record of a key, or None."""

@@ -321,7 +321,7 @@ SPOILED: tuple[SpoiledCase, ...] = (
 
 def poison(chance: random.Random, number: int, partitions: int) -> Record:
     """A small record that must be refused, any of the table or one in a foreign partition."""
-    place = chance.randrange(len(SPOILED) + 1)
+    place = chance.randrange(len(SPOILED) + (partitions > 1))  # One partition is nobody's foreign one.
     return stranger(number, partitions) if place == len(SPOILED) else spoiled(SPOILED[place], number)
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
+from schemas.state import CLAIM_KEY
+from schemas.topics import AVAILABILITY, STOCK_STATE
 from tests.e2e.harness import Stage
 from tests.e2e.load import Sending, stories
 from tests.e2e.verdict import settle
@@ -23,10 +25,10 @@ def test_a_process_that_is_asked_to_end_leaves_nothing_undone_and_the_next_goes_
     records = stories(seed=11, partitions=on.partitions)
     first = on.pipeline().start()
     load.start(records, per_second=300)
-    on.wait_for_records(300)
+    on.wait_for_records(100)
     on.stop(first)
     second = on.pipeline().start()
-    on.wait_for_records(300)
+    on.wait_for_records(100)
     load.stop()
     on.wait_until_committed()
     on.stop(second)
@@ -142,3 +144,33 @@ def test_the_classic_group_protocol_shares_and_hands_over_as_well(
     on.wait_for_owners(3)
     settle(on, load)
     assert third.pid is not None
+
+
+def test_what_a_fenced_writer_leaves_behind_changes_nothing(
+    stage: Callable[..., Stage], sending: Callable[[Stage], Sending]
+) -> None:
+    """Late records of an old generation, on the view and in the state, beside a living process and while none runs."""
+    on = stage(partitions=1)
+    load = sending(on)
+    load.start(stories(seed=17, partitions=1), per_second=200)
+    first = on.pipeline().start()
+    on.wait_for_records(30)
+    on.stop(first)
+    view, state = on.read(AVAILABILITY), [record for record in on.read(STOCK_STATE) if record.key != CLAIM_KEY.encode()]
+    second = on.pipeline().start()
+    on.wait_for_records(30)
+    settle(on, load)
+
+    on.append(AVAILABILITY, *view)
+    on.append(STOCK_STATE, *state)
+    settle(on, load, late_records=True)
+    second.kill()
+
+    on.append(AVAILABILITY, *view)
+    on.append(STOCK_STATE, *state)
+    third = on.pipeline().start()
+    settle(on, load, late_records=True)
+    load.start(stories(seed=18, partitions=1), per_second=200)
+    on.wait_for_records(10)
+    settle(on, load, late_records=True)
+    on.stop(third)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, not marked as exported
-    AdminClient,
     AlterConfigOpType,
     ConfigEntry,
     ConfigResource,
@@ -17,7 +16,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, not
     ResourceType,
 )
 
-from schemas.topics import AVAILABILITY, POS_SALES, STOCK_STATE
+from schemas.topics import AVAILABILITY, POS_SALES, STOCK_STATE, Topic
 from stockflow.embedded import RedisServer
 from stockflow.embedded.process import free_port
 from tests.e2e.harness import Stage
@@ -57,6 +56,18 @@ def refused_start(on: Stage, folder: Path, **environment: str) -> str:
     return output
 
 
+def alter(on: Stage, topic: Topic, setting: str, value: str) -> None:
+    """Set a topic's setting and wait until the broker shows it."""
+    admin, name = on.admin(), on.topic(topic.name)
+    entry = ConfigEntry(setting, value, incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ResourceType.TOPIC, name, incremental_configs=[entry])
+    admin.incremental_alter_configs([resource])[resource].result(10)
+    asked = ConfigResource(ResourceType.TOPIC, name)
+    on.eventually(
+        lambda: admin.describe_configs([asked])[asked].result(10)[setting].value == value, f"{setting} is {value}"
+    )
+
+
 def test_missing_topics_are_named_with_the_command_that_makes_them(stage: Callable[..., Stage], tmp_path: Path) -> None:
     """A prefix without topics: exit code 1, each topic named, and what to run."""
     output = refused_start(stage(), tmp_path, TOPIC_PREFIX="nobody-made-these-")
@@ -66,11 +77,8 @@ def test_missing_topics_are_named_with_the_command_that_makes_them(stage: Callab
 def test_a_wrong_cleanup_policy_is_refused(stage: Callable[..., Stage], tmp_path: Path) -> None:
     """An input that is compacted, or a view that is not, would lose facts."""
     on = stage()
-    admin = AdminClient(on.client_config)
-    for topic, cleanup in ((POS_SALES, "compact"), (AVAILABILITY, "delete")):
-        entry = ConfigEntry("cleanup.policy", cleanup, incremental_operation=AlterConfigOpType.SET)
-        resource = ConfigResource(ResourceType.TOPIC, on.topic(topic.name), incremental_configs=[entry])
-        admin.incremental_alter_configs([resource])[resource].result(10)
+    alter(on, POS_SALES, "cleanup.policy", "compact")
+    alter(on, AVAILABILITY, "cleanup.policy", "delete")
     output = refused_start(on, tmp_path)
     assert f"{on.topic(POS_SALES.name)}: cleanup.policy is compact, not delete" in output
     assert f"{on.topic(AVAILABILITY.name)}: cleanup.policy is delete, not compact" in output
@@ -79,9 +87,7 @@ def test_a_wrong_cleanup_policy_is_refused(stage: Callable[..., Stage], tmp_path
 def test_a_state_topic_that_is_compacted_at_once_is_refused(stage: Callable[..., Stage], tmp_path: Path) -> None:
     """Without a compaction lag a new owner could miss what it must still see."""
     on = stage()
-    entry = ConfigEntry("min.compaction.lag.ms", "0", incremental_operation=AlterConfigOpType.SET)
-    resource = ConfigResource(ResourceType.TOPIC, on.topic(STOCK_STATE.name), incremental_configs=[entry])
-    AdminClient(on.client_config).incremental_alter_configs([resource])[resource].result(10)
+    alter(on, STOCK_STATE, "min.compaction.lag.ms", "0")
     output = refused_start(on, tmp_path)
     assert f"{on.topic(STOCK_STATE.name)}: min.compaction.lag.ms is 0" in output
 
@@ -90,7 +96,9 @@ def test_unequal_partition_counts_are_refused(stage: Callable[..., Stage], tmp_p
     """A SKU must have one partition number everywhere."""
     on = stage()
     name = on.topic(POS_SALES.name)
-    AdminClient(on.client_config).create_partitions([NewPartitions(name, on.partitions + 1)])[name].result(10)
+    admin = on.admin()
+    admin.create_partitions([NewPartitions(name, on.partitions + 1)])[name].result(10)
+    on.eventually(lambda: len(admin.list_topics(name).topics[name].partitions) == on.partitions + 1, "it has more")
     output = refused_start(on, tmp_path)
     assert "partition counts differ" in output
     assert f"{on.partitions + 1}: {name}" in output

@@ -1,0 +1,258 @@
+"""Which values hold where: resolution per value, precedence, locations, and what is not supported yet."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from typing import Any
+
+import msgspec
+import pytest
+
+from stock import policies as module
+from stock.events import PolicySet, PolicyValues, Scope
+from stock.policies import LOW_STOCK_ENTER_DEFAULT, ModeTerms, Policies, unsupported
+from tests.stock.facts import location, policy, rules
+
+
+def case(text: str, *row: Any) -> Any:
+    """A row of a table, known by its text."""
+    return pytest.param(*row, id=text)
+
+
+def test_without_settings_everything_sells() -> None:
+    """A location never described is a store with both modes on, and low stock begins at 3."""
+    terms = Policies().terms("SKU", "A")
+    assert terms.ship == ModeTerms(off=None, safety_stock=0, enter=3, exit=4, policy=None)
+    assert (terms.pickup, terms.alike, terms.banded) == (terms.ship, True, False)
+    assert LOW_STOCK_ENTER_DEFAULT == 3
+
+
+# Each policy sets safety_stock to its position, counted from 1; ids are p1, p2, ...
+PRECEDENCE = [
+    case("the only one", [{}], "ship", "p1"),
+    case("any field beats none", [{}, {"mode": "ship"}], "ship", "p2"),
+    case("more fields beat a stronger field", [{"sku": "SKU"}, {"location": "A", "mode": "ship"}], "ship", "p2"),
+    case(
+        "all fields", [{"sku": "SKU", "location": "A"}, {"sku": "SKU", "location": "A", "mode": "ship"}], "ship", "p2"
+    ),
+    case("sku beats location", [{"location": "A"}, {"sku": "SKU"}], "ship", "p2"),
+    case("sku beats mode", [{"mode": "ship"}, {"sku": "SKU"}], "ship", "p2"),
+    case("location beats mode", [{"mode": "ship"}, {"location": "A"}], "ship", "p2"),
+    case(
+        "sku and location beat sku and mode",
+        [{"sku": "SKU", "mode": "ship"}, {"sku": "SKU", "location": "A"}],
+        "ship",
+        "p2",
+    ),
+    case(
+        "sku and mode beat location and mode",
+        [{"location": "A", "mode": "ship"}, {"sku": "SKU", "mode": "ship"}],
+        "ship",
+        "p2",
+    ),
+    case("equal scopes: the smaller id", [{"sku": "SKU"}, {"sku": "SKU"}], "ship", "p1"),
+    case("another SKU's does not count", [{"sku": "OTHER"}, {}], "ship", "p2"),
+    case("another location's does not count", [{"location": "B"}, {}], "ship", "p2"),
+    case("the other mode's does not count", [{"mode": "pickup"}, {}], "ship", "p2"),
+    case("each mode finds its own", [{"mode": "ship"}, {"mode": "pickup"}], "pickup", "p2"),
+    case("one field that fits and one that does not", [{"sku": "SKU", "location": "B"}, {}], "ship", "p2"),
+    case("nothing fits", [{"sku": "OTHER"}], "ship", None),
+]
+
+
+@pytest.mark.parametrize(("scopes", "mode", "decides"), PRECEDENCE)
+def test_the_most_specific_policy_decides(scopes: list[dict[str, Any]], mode: str, decides: str | None) -> None:
+    """Most scope fields, then the first that differs in the ranking, then the smaller id; whatever the order told."""
+    policies = [policy(f"p{i}", scope, safety_stock=i) for i, scope in enumerate(scopes, 1)]
+    for order in (policies, policies[::-1]):
+        found: ModeTerms = getattr(rules(*order).terms("SKU", "A"), mode)
+        assert found.policy == decides
+        assert found.safety_stock == (0 if decides is None else int(decides[1:]))
+
+
+def test_at_equal_scopes_the_earlier_end_decides() -> None:
+    """Before ids are compared; no end comes last."""
+
+    def dated(name: str, until: datetime | None) -> PolicySet:
+        return msgspec.structs.replace(policy(name, safety_stock=1), valid_until=until)
+
+    ends = (datetime(2027, 1, 1, tzinfo=timezone.utc), datetime(2026, 12, 1, tzinfo=timezone.utc), None)
+    found = rules(*(dated(f"p{i}", end) for i, end in enumerate(ends))).terms("SKU", "A")
+    assert found.ship.policy == "p1"
+
+
+VALUES = [
+    case("safety stock", [({}, {"safety_stock": 2})], {"safety_stock": 2, "policy": "p1"}),
+    case("buffer comes on top", [({}, {"safety_stock": 2, "buffer": 3})], {"safety_stock": 5, "policy": "p1"}),
+    case("a buffer alone names no policy", [({}, {"buffer": 3})], {"safety_stock": 3}),
+    case("zero is a value", [({}, {"safety_stock": 2}), ({"sku": "SKU"}, {"safety_stock": 0})], {"policy": "p2"}),
+    case(
+        "every value is resolved by itself",
+        [({}, {"safety_stock": 2, "low_stock_enter": 8}), ({"sku": "SKU"}, {"buffer": 1})],
+        {"safety_stock": 3, "enter": 8, "exit": 9, "policy": "p1"},
+    ),
+    case("low stock from where", [({}, {"low_stock_enter": 5})], {"enter": 5, "exit": 6}),
+    case("low stock never", [({}, {"low_stock_enter": 0})], {"enter": 0, "exit": 1}),
+    case("low stock until where", [({}, {"low_stock_enter": 5, "low_stock_exit": 8})], {"enter": 5, "exit": 8}),
+    case("an exit alone", [({}, {"low_stock_exit": 8})], {"exit": 8}),
+    case("an exit below the entry", [({}, {"low_stock_enter": 5, "low_stock_exit": 2})], {"enter": 5, "exit": 6}),
+    case("an exit at the entry", [({}, {"low_stock_enter": 5, "low_stock_exit": 5})], {"enter": 5, "exit": 6}),
+    case("excluded", [({}, {"enabled": False})], {"off": "excluded"}),
+    case("enabled again for one", [({}, {"enabled": False}), ({"sku": "SKU"}, {"enabled": True})], {}),
+    case("excluded keeps its numbers", [({}, {"enabled": False, "safety_stock": 2})], {"off": "excluded"}),
+]
+
+
+@pytest.mark.parametrize(("settings", "changed"), VALUES)
+def test_values_are_resolved_one_by_one(settings: list[tuple[Any, Any]], changed: dict[str, Any]) -> None:
+    """Each value comes from the most specific policy that sets it, not from the most specific policy."""
+    policies = [policy(f"p{i}", scope, **values) for i, (scope, values) in enumerate(settings, 1)]
+    found = rules(*policies).terms("SKU", "A").ship
+    assert {name: getattr(found, name) for name in changed} == changed
+    if "off" not in changed:
+        assert found.off is None
+
+
+LOCATIONS = [
+    case("both on", True, True, (None, None)),
+    case("no shipping", False, True, ("location_off", None)),
+    case("no pick-up", True, False, (None, "location_off")),
+    case("closed", False, False, ("location_off", "location_off")),
+]
+
+
+@pytest.mark.parametrize(("ship", "pickup", "off"), LOCATIONS)
+def test_a_location_says_which_modes_it_serves(ship: bool, pickup: bool, off: tuple[str | None, str | None]) -> None:
+    """Only for itself; the newest description holds, and a removed location serves both again."""
+    policies = rules(location("A", ship=not ship, pickup=not pickup), location("A", ship=ship, pickup=pickup))
+    found = policies.terms("SKU", "A")
+    assert (found.ship.off, found.pickup.off) == off
+    assert policies.terms("SKU", "B").ship.off is None
+    policies.remove_location("A")
+    found = policies.terms("SKU", "A")
+    assert (found.ship.off, found.pickup.off) == (None, None)
+
+
+def test_a_closed_location_comes_before_an_exclusion() -> None:
+    """The reason is the location's."""
+    found = rules(location("A", ship=False), policy("p", enabled=False)).terms("SKU", "A")
+    assert (found.ship.off, found.pickup.off) == ("location_off", "excluded")
+
+
+def test_every_change_is_seen_at_once() -> None:
+    """Resolved terms never outlive the settings they came from, with and without policies for the SKU itself."""
+    policies = rules(policy("p", safety_stock=1))
+    assert policies.terms("SKU", "A").ship.safety_stock == 1
+    policies.set_policy(policy("p", safety_stock=2))
+    assert policies.terms("SKU", "A").ship.safety_stock == 2
+    policies.set_policy(policy("own", {"sku": "SKU"}, safety_stock=3))
+    assert policies.terms("SKU", "A").ship.safety_stock == 3
+    assert policies.terms("OTHER", "A").ship.safety_stock == 2
+    policies.set_policy(policy("own", {"sku": "SKU"}, safety_stock=4))
+    assert policies.terms("SKU", "A").ship.safety_stock == 4
+    policies.remove_policy("own")
+    assert policies.terms("SKU", "A").ship.safety_stock == 2
+    policies.remove_policy("p")
+    assert policies.terms("SKU", "A").ship.safety_stock == 0
+
+
+def test_a_replaced_or_removed_policy_tells_where_it_held() -> None:
+    """So that those keys are looked at again; None if it was not known."""
+    policies = Policies()
+    assert policies.set_policy(policy("p", {"sku": "X"}, buffer=1)) is None
+    assert policies.set_policy(policy("p", {"location": "B"}, buffer=1)) == Scope(sku="X")
+    assert policies.remove_policy("p") == Scope(location="B")
+    assert policies.remove_policy("p") is None
+
+
+def test_revision_counts_changes_only() -> None:
+    """Removing what is not there is no change."""
+    policies = Policies()
+    policies.remove_policy("p")
+    policies.remove_location("A")
+    assert policies.revision == 0
+    policies.set_policy(policy("p"))
+    policies.set_location(location("A"))
+    policies.remove_policy("p")
+    policies.remove_location("A")
+    assert policies.revision == 4
+
+
+BANDED = [
+    case("no exit", {"low_stock_enter": 5}, False, False),
+    case("an exit above", {"low_stock_enter": 5, "low_stock_exit": 7}, True, True),
+    case("an exit that leaves no band", {"low_stock_enter": 5, "low_stock_exit": 6}, True, False),
+]
+
+
+@pytest.mark.parametrize(("values", "anywhere", "here"), BANDED)
+def test_a_band_is_known_before_it_matters(values: dict[str, int], anywhere: bool, here: bool) -> None:
+    """Policies say if there may be a band anywhere, terms if there is one here."""
+    policies = rules(policy("p", **values))
+    assert policies.banded is anywhere
+    assert policies.terms("SKU", "A").banded is here
+    policies.remove_policy("p")
+    assert policies.banded is False
+
+
+def test_terms_are_alike_only_if_they_are() -> None:
+    """A difference in anything makes two modes different."""
+    assert rules(policy("p", safety_stock=1)).terms("SKU", "A").alike is True
+    assert rules(policy("p", {"mode": "ship"}, safety_stock=1)).terms("SKU", "A").alike is False
+    assert rules(location("A", ship=False)).terms("SKU", "A").alike is False
+    one = policy("p", {"mode": "ship"}, safety_stock=1)
+    two = policy("q", {"mode": "pickup"}, safety_stock=1)
+    assert rules(one, two).terms("SKU", "A").alike is False, "the deciding policy is published"
+
+
+def test_terms_of_single_skus_are_cached_within_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cache starts anew when it is full, and goes on telling the truth."""
+    monkeypatch.setattr(module, "SKU_TERMS_CACHED_MAX", 2)
+    policies = rules(*(policy(f"p{i}", {"sku": f"S{i}"}, safety_stock=i) for i in range(5)))
+    for _ in range(2):
+        assert [policies.terms(f"S{i}", "A").ship.safety_stock for i in range(5)] == [0, 1, 2, 3, 4]
+        assert len(policies._by_key) <= 2
+
+
+UNSUPPORTED = [
+    *(case(f"scope {name}", {name: "x"}, {}, f"scope.{name}") for name in ("channel", "category", "brand", "region")),
+    case("scope location_kind", {"location_kind": "store"}, {}, "scope.location_kind"),
+    *(
+        case(f"value {name}", {}, {name: 0}, f"values.{name}")
+        for name in (
+            "safety_percent",
+            "backorder_limit",
+            "reorder_point",
+            "stale_buffer",
+            "quota",
+            "network_safety_stock",
+        )
+    ),
+    case(
+        "everything that is",
+        {"sku": "S", "location": "A", "mode": "ship"},
+        {"safety_stock": 1, "buffer": 1, "low_stock_enter": 1, "low_stock_exit": 2, "enabled": True},
+        None,
+    ),
+    case("nothing at all", {}, {}, None),
+]
+
+
+@pytest.mark.parametrize(("scope", "values", "missing"), UNSUPPORTED)
+def test_what_is_not_evaluated_is_named(scope: dict[str, Any], values: dict[str, Any], missing: str | None) -> None:
+    """A policy that would be half understood is to be refused whole, even by a value of zero."""
+    assert unsupported(policy("p", scope, **values)) == missing
+
+
+@pytest.mark.parametrize("field", ["valid_from", "valid_until"])
+def test_dated_policies_are_not_evaluated(field: str) -> None:
+    """Until they are, they are refused rather than held for ever."""
+    dated = msgspec.structs.replace(policy("p", buffer=1), **{field: datetime(2026, 1, 1, tzinfo=timezone.utc)})
+    assert unsupported(dated) == "valid_from/valid_until"
+
+
+def test_every_field_is_either_supported_or_refused() -> None:
+    """A field added later cannot be overlooked by `unsupported`."""
+    assert set(Scope.__struct_fields__) >= module.SUPPORTED_SCOPE
+    assert set(PolicyValues.__struct_fields__) >= module.SUPPORTED_VALUES
+    assert set(module._RANKED_FIELDS) == set(Scope.__struct_fields__)
