@@ -31,7 +31,7 @@ _NOT_SPACE = re.compile(r"\S*")
 _FIRST_KEYS = ("timestamp", "level", "logger", "event")
 
 
-class _Handler(logging.StreamHandler[TextIO]):
+class _Handler(logging.StreamHandler):  # type: ignore[type-arg]  # cannot be subscripted before Python 3.11
     """The one handler that `configure` owns, so that a second call replaces it and nothing else."""
 
 
