@@ -1,8 +1,8 @@
 """What the worker's thread spends per event, stage by stage, without servers: seconds to run, and hardly any noise.
 
-The real code takes in batches as the source makes them (1,000 messages over all partitions) while a clock of our own
-moves on as if events came at a given rate. Kafka is a list: what it costs to consume and to produce is not in here.
-The figures are CPU time of this thread, so other programs on the machine disturb them little.
+The real code takes in batches as the source makes them (1,000 messages, with a backlog all of one partition) while a
+clock of our own moves on as if events came at a given rate. Kafka is a list: what it costs to consume and to produce
+is not in here. The figures are CPU time of this thread, so other programs on the machine disturb them little.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import gc
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -98,9 +98,7 @@ class Lists:
             first = self._next[topic, partition]
             self._next[topic, partition] = first + len(records)
             self.counts[topic] += len(records)
-            messages = [
-                FakeMessage(topic, key.encode(), b"", first + i, (1, 0)) for i, (key, _) in enumerate(records)
-            ]
+            messages = [FakeMessage(topic, key.encode(), b"", first + i, (1, 0)) for i, (key, _) in enumerate(records)]
             reports.append((done, messages))
         return reports
 
@@ -136,10 +134,10 @@ class Loop:
         """Our own clock, in microseconds since 1970."""
         return START_US + int(self.now * 1e6)
 
-    def run(self, batches: Batches, rate: float) -> int:
+    def run(self, batches: Batches, rate: float, spread: int) -> int:
         """Take in all events, as if so many came per second; the number of them."""
         total = 0
-        for turn in _turns(batches, self._partitions, self.wall_us):
+        for turn in _turns(batches, self._partitions, spread, self.wall_us):
             self.now += sum(len(messages) for _, messages in turn) / rate
             self._serve()
             for partition, messages in turn:
@@ -175,8 +173,10 @@ class Loop:
         self.spent[stage] += time.thread_time() - start
 
 
-def _turns(batches: Batches, partitions: int, wall_us: Any) -> Iterator[list[tuple[int, list[FakeMessage]]]]:
-    """The events in turns of 1,000, one list per partition, mixed from all topics."""
+def _turns(
+    batches: Batches, partitions: int, spread: int, wall_us: Callable[[], int]
+) -> Iterator[list[tuple[int, list[FakeMessage]]]]:
+    """The events in turns of 1,000 from `spread` partitions, one list for each."""
     queues: dict[int, list[FakeMessage]] = {partition: [] for partition in range(partitions)}
     stamp = (1, wall_us() // 1_000)
     for (topic, partition), messages in batches.items():
@@ -185,10 +185,12 @@ def _turns(batches: Batches, partitions: int, wall_us: Any) -> Iterator[list[tup
             for offset, message in enumerate(messages, _offsets[topic, partition])
         ]
         _offsets[topic, partition] += len(messages)
-    each, at = BATCH_MESSAGES // partitions, 0
+    each, at = BATCH_MESSAGES // spread, 0
     longest = max(len(queue) for queue in queues.values())
     while at < longest:
-        yield [(partition, queue[at : at + each]) for partition, queue in queues.items() if queue[at : at + each]]
+        for first in range(0, partitions, spread):
+            turn = [(p, queues[p][at : at + each]) for p in range(first, min(partitions, first + spread))]
+            yield [(partition, messages) for partition, messages in turn if messages]
         at += each
 
 
@@ -209,6 +211,7 @@ def main() -> int:
     options.add_argument("--events", type=int, default=200_000)
     options.add_argument("--balances", type=int, default=20_000)
     options.add_argument("--rate", type=float, default=50_000, help="events per second of the clock that is played")
+    options.add_argument("--spread", type=int, default=1, help="partitions per turn: with a backlog one, else many")
     options.add_argument("--skew", type=float, default=0.0, help="0: all SKUs sell alike; 1: Zipf")
     options.add_argument("--routine-interval-ms", type=int, default=250)
     options.add_argument("--profile", action="store_true", help="show where the time goes, by cProfile, instead")
@@ -216,7 +219,7 @@ def main() -> int:
     shape = Options(chosen.events, chosen.balances, skew=chosen.skew)
     workload = make(shape, START_US + 1_000_000_000)
     loop = Loop(shape, chosen.routine_interval_ms / 1_000)
-    loop.run(workload.openings, chosen.rate)
+    loop.run(workload.openings, chosen.rate, chosen.spread)
     before = dict(loop.lists.counts)
     loop.spent = dict.fromkeys(STAGES, 0.0)
     gc.collect()
@@ -227,13 +230,15 @@ def main() -> int:
         import pstats
 
         profile = cProfile.Profile()
-        profile.runcall(loop.run, workload.events, chosen.rate)
+        profile.runcall(loop.run, workload.events, chosen.rate, chosen.spread)
         pstats.Stats(profile, stream=sys.stdout).sort_stats("tottime").print_stats(45)
         return 0
-    total = loop.run(workload.events, chosen.rate)
+    total = loop.run(workload.events, chosen.rate, chosen.spread)
 
     sent = {topic: loop.lists.counts[topic] - before[topic] for topic in before}
-    table = Table(title=f"CPU of the worker's thread, {total:,} events at {chosen.rate:,.0f}/s, without Kafka and Redis")
+    table = Table(
+        title=f"CPU of the worker's thread, {total:,} events at {chosen.rate:,.0f}/s, without Kafka and Redis"
+    )
     for title in ("stage", "us per event", "us per record"):
         table.add_column(title, justify="left" if title == "stage" else "right")
     records = {"publish": sent["availability"], "acknowledge": sum(sent.values()), "cut": sent["state"]}

@@ -58,6 +58,11 @@ class Servers:
     bootstrap: str
     redis_url: str
     description: str
+    pids: tuple[int, ...] = ()
+
+    def cpu_s(self) -> float:
+        """CPU seconds that those of our own have used so far."""
+        return sum(cpu_of(pid) for pid in self.pids)
 
 
 @contextmanager
@@ -72,6 +77,7 @@ def servers(folder: Path, bootstrap: str | None = None, redis_url: str | None = 
                 bootstrap or broker.bootstrap,  # type: ignore[union-attr]
                 redis_url or store.url,  # type: ignore[union-attr]
                 f"{broker.description if broker else bootstrap}, {store.description if store else redis_url}",
+                tuple(server.pid for server in (broker, store) if server is not None and server.pid is not None),
             )
         finally:
             if store is not None:
@@ -84,8 +90,8 @@ def servers(folder: Path, bootstrap: str | None = None, redis_url: str | None = 
 def make_topics(where: Servers, prefix: str, partitions: int) -> None:
     """A fresh topic set under a prefix, and the floor's output topic beside it."""
     config = {"bootstrap.servers": where.bootstrap}
-    ensure(config, lambda name: prefix + name, partitions, 1)
-    topic = NewTopic(prefix + FLOOR_TOPIC, partitions, 1, config=AVAILABILITY.config())
+    ensure(config, lambda name: prefix + name, partitions, -1)
+    topic = NewTopic(prefix + FLOOR_TOPIC, partitions, -1, config=AVAILABILITY.config())
     admin = AdminClient(config)  # Its futures end with it.
     for future in admin.create_topics([topic], operation_timeout=30).values():
         future.result()

@@ -49,8 +49,9 @@ MIDDLE = (0.10, 0.90)  # Between these shares of the events a rate is called sus
 class Result:
     """One program's turn. `sustained` leaves out how a run begins and how it ends.
 
-    CPU is microseconds per event, of all threads and of the first one alone, which runs the loop. `records` are on
-    the availability topic, `state_records` on the state topic, both without those of the openings.
+    CPU is microseconds per event: of all threads, of the first one alone, which runs the loop, and of broker and
+    Redis. `records` are on the availability topic, `state_records` on the state topic, both without those of the
+    openings.
     """
 
     program: str
@@ -60,6 +61,7 @@ class Result:
     sustained: float
     cpu_us: float
     loop_cpu_us: float
+    servers_cpu_us: float
     records: int
     record_bytes: int
     state_records: int = 0
@@ -73,7 +75,7 @@ def run_floor(where: Servers, prefix: str, workload: Workload, shape: Options, l
     program = FloorRun(where, prefix, shape.partitions, openings, shape.events, linger_ms)
     try:
         program.heard("ready")
-        clock = _CpuClock(program.pid)
+        clock = _CpuClock(program.pid, where)
         begin = loader.release()
         seconds = program.heard("done")["done"] - begin
         clock.stop()
@@ -86,10 +88,10 @@ def run_floor(where: Servers, prefix: str, workload: Workload, shape: Options, l
 
 
 class _CpuClock:
-    """CPU that a process uses from now on."""
+    """CPU that a process and the servers use from now on."""
 
-    def __init__(self, pid: int) -> None:
-        self._pid = pid
+    def __init__(self, pid: int, where: Servers) -> None:
+        self._pid, self._where = pid, where
         self._used = self._now()
 
     def stop(self) -> None:
@@ -97,11 +99,11 @@ class _CpuClock:
         self._used = tuple(after - before for after, before in zip(self._now(), self._used, strict=True))
 
     def us_per(self, events: int) -> tuple[float, ...]:
-        """Microseconds per event: all threads, first thread."""
+        """Microseconds per event: all threads, first thread, servers."""
         return tuple(seconds / events * 1e6 for seconds in self._used)
 
     def _now(self) -> tuple[float, ...]:
-        return cpu_of(self._pid), cpu_of(self._pid, main_thread=True)
+        return cpu_of(self._pid), cpu_of(self._pid, main_thread=True), self._where.cpu_s()
 
 
 def run_stockflow(
@@ -126,7 +128,7 @@ def run_stockflow(
         loader.hold_back(workload.events)
         already = sum(before.values())
         sent_before = program.records_sent()
-        clock = _CpuClock(program.pid)
+        clock = _CpuClock(program.pid, where)
         seen: list[tuple[float, int]] = []
         profiler = None if py_spy is None else _profiler(py_spy, program.pid, folder)
         begin = loader.release()
@@ -208,7 +210,8 @@ def measure(options: argparse.Namespace, console: Console) -> dict[str, object]:
                 console.print(
                     f"round {number + 1} {program:9} {result.per_second:9,.0f} events/s "
                     f"(sustained {result.sustained:9,.0f}), CPU us/event {result.cpu_us:.1f} (loop "
-                    f"{result.loop_cpu_us:.1f}), {result.records:,} records of {result.record_bytes} B, "
+                    f"{result.loop_cpu_us:.1f}, servers {result.servers_cpu_us:.1f}), {result.records:,} records of "
+                    f"{result.record_bytes} B, "
                     f"{result.state_records:,} of state, load {os.getloadavg()[0]:.1f}",
                     soft_wrap=True,
                 )
@@ -246,7 +249,8 @@ def show(results: list[Result], console: Console) -> float | None:
             program,
             f"{medians[program]:,.0f} ({rates[0]:,.0f} - {rates[-1]:,.0f})",
             f"{middle(r.sustained for r in mine):,.0f}",
-            f"{middle(r.cpu_us for r in mine):.1f} ({middle(r.loop_cpu_us for r in mine):.1f})",
+            f"{middle(r.cpu_us for r in mine):.1f} ({middle(r.loop_cpu_us for r in mine):.1f}, "
+            f"{middle(r.servers_cpu_us for r in mine):.1f})",
             f"{middle(r.records / r.events for r in mine):.2f}",
             f"{middle(r.state_records / r.events for r in mine):.2f}",
         )

@@ -124,14 +124,14 @@ def _stamps(base_us: int) -> Callable[[int], str]:
 
 def _sale(id: str, at: str, sku: str, place: str, units: int) -> bytes:
     return (
-        f'{{"type":"pos.sale","id":"{place}-2026-{id:>10s}","source":"pos/{place}/till-3","occurred_at":"{at}",'
-        f'"sku":"{sku}","location":"{place}","units":{units},"channel":"store","references":{{"receipt":"{id}"}}}}'
+        f'{{"type":"pos.sale","id":"{place}-{id}","source":"pos/{place}/till-3","occurred_at":"{at}",'
+        f'"sku":"{sku}","location":"{place}","units":{units},"references":{{"receipt":"{id}"}}}}'
     ).encode()
 
 
 def _receipt(id: str, at: str, sku: str, place: str, units: int) -> bytes:
     return (
-        f'{{"type":"wms.receipt","id":"{place}-2026-{id:>10s}","source":"wms/{place}","occurred_at":"{at}",'
+        f'{{"type":"wms.receipt","id":"{place}-{id}","source":"wms/{place}","occurred_at":"{at}",'
         f'"sku":"{sku}","location":"{place}","units":{units},"references":{{"delivery":"D-{id}"}}}}'
     ).encode()
 

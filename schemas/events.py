@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import lru_cache
 from typing import Any, NamedTuple, get_args
 
@@ -14,7 +14,7 @@ from stock import events
 from stock.effects import SUPPORTED
 from stock.events import ID_LENGTH_MAX, Message
 from stock.policies import unsupported
-from stock.times import EPOCH, SECOND_US, micros
+from stock.times import SECOND_US, micros, moment
 
 EVENT_BYTES_MAX = 65_536  # A fact is a few hundred bytes; a larger one is a mistake, and would slow everything else.
 FUTURE_TOLERANCE_US = 300 * SECOND_US  # A till's clock may be ahead of Kafka's by so much.
@@ -116,7 +116,9 @@ def decode(topic: int, value: bytes | None, timestamp_us: int) -> events.StockFa
 @lru_cache(maxsize=16)
 def _surely_past(second: int) -> datetime:
     """A time that is not in the future for any record of this second; spares most facts the exact sum."""
-    return EPOCH + timedelta(seconds=second, microseconds=FUTURE_TOLERANCE_US)
+    past = moment(second * SECOND_US + FUTURE_TOLERANCE_US)
+    assert past is not None
+    return past
 
 
 def decode_setting(key: bytes | None, value: bytes) -> Message | Refusal:
@@ -177,6 +179,8 @@ def explain(topic: str, value: bytes, error: Exception) -> Refusal:
         raw = msgspec.json.decode(value)
     except (msgspec.DecodeError, UnicodeDecodeError) as broken:
         return Refusal("not_json", str(broken)[:DETAIL_LENGTH_MAX])
+    except RecursionError:
+        return Refusal("limit", "nested too deeply")
     if not isinstance(raw, dict):
         return Refusal("bad_field", f"expected an object, got {type(raw).__name__}")
     kind = raw.get("type")

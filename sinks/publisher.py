@@ -140,7 +140,8 @@ class Publisher:
         }
         self._outputs = Producer({**config, "linger.ms": pace.linger_s * 1000})
         self._states = Producer({**config, "linger.ms": max(5.0, pace.linger_s * 1000)})
-        self._admin = AdminClient(dict(client_config))
+        self._client_config = dict(client_config)
+        self._admin = AdminClient(self._client_config)
         self._checked_at = 0.0
         self._check: tuple[dict[TopicPartition, Future[Any]], dict[tuple[str, int], int]] | None = None
 
@@ -357,9 +358,13 @@ class Publisher:
         if not all(future.done() for future in futures.values()):
             return
         self._check = None
+        unknown = [future.exception() for future in futures.values() if future.exception() is not None]
+        if unknown:
+            # After a broker's restart this client may hold on to leaders that are gone: a new one asks anew.
+            self._log.warning("output_ends_unknown", partitions=len(unknown), error=str(unknown[0]))
+            self._admin = AdminClient(self._client_config)
         for where, future in futures.items():
             if future.exception() is not None:
-                self._log.warning("output_end_unknown", topic=where.topic, error=str(future.exception()))
                 continue
             outlet = self.outlets.get(where.partition)
             if outlet is None:

@@ -17,9 +17,15 @@ def micros(moment: datetime) -> int:
 
 
 def moment(us: int | None) -> datetime | None:
-    """The UTC time of microseconds since 1970; None stays None."""
+    """The UTC time of microseconds since 1970; None stays None.
+
+    What UTC has no date for (a far zone's first or last hours, a nonsensical timestamp) becomes its first or last.
+    """
     if us is None:
         return None
     if -_EXACT_IN_DOUBLE < us < _EXACT_IN_DOUBLE:
         return datetime.fromtimestamp(us / 1e6, timezone.utc)  # three times as fast, and exact in this range
-    return EPOCH + timedelta(microseconds=us)
+    try:
+        return EPOCH + timedelta(microseconds=us)
+    except OverflowError:
+        return (datetime.min if us < 0 else datetime.max).replace(tzinfo=timezone.utc)

@@ -82,6 +82,7 @@ class Sending:
 
     def __post_init__(self) -> None:
         self._produced = 0
+        self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._producer = Producer(
@@ -96,15 +97,18 @@ class Sending:
             }
         )
 
-    def send(self, record: Record) -> None:
-        """Hand one record to the producer."""
+    def send(self, record: Record, delivered_to: list[Sent] | None = None) -> None:
+        """Hand one record to the producer; once it stands on its topic it is added to the list too."""
 
         def delivered(error: KafkaError | None, message: KafkaMessage) -> None:
             partition, offset = message.partition(), message.offset()
             if error is not None or partition is None or offset is None:
                 self.failures.append(f"{record.topic}: {error}")
             else:
-                self.sent.append(Sent(record, partition, offset))
+                sent = Sent(record, partition, offset)
+                self.sent.append(sent)
+                if delivered_to is not None:
+                    delivered_to.append(sent)
 
         placed: dict[str, Any] = {} if record.partition is None else {"partition": record.partition}
         self._producer.produce(
@@ -115,14 +119,21 @@ class Sending:
             on_delivery=delivered,
             **placed,
         )
-        self._produced += 1
+        with self._lock:
+            self._produced += 1
         self._producer.poll(0)
 
     def tell(self, *messages: Entry) -> None:
         """Send messages and wait until they stand on their topics."""
+        delivered: list[Sent] = []
         for message in messages:
-            self.send(record_of(message))
-        self.flush()
+            self.send(record_of(message), delivered)
+
+        def all_stand() -> bool:
+            self._producer.poll(0)
+            return len(delivered) == len(messages)
+
+        assert wait_until(all_stand, FLUSH_TIMEOUT_S), f"not delivered: {self.failures}"
 
     def start(self, records: Iterator[Record], per_second: int) -> None:
         """Send in the background until `stop` or the end."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -22,7 +23,7 @@ from stock.events import (
     WmsCount,
 )
 from tests.e2e.harness import Pipeline, Stage
-from tests.e2e.load import Sending, utc_now
+from tests.e2e.load import Record, Sending, record_of, utc_now
 from tests.e2e.verdict import settle
 from tests.oracle import Removed
 
@@ -90,6 +91,34 @@ def test_a_hold_ends_at_its_moment_without_any_event(
     on.pipeline().start()
     assert wait_for(on, available_to_ship=10)["cause"]["id"] == "R-3"
     settle(on, load)
+
+
+def test_a_hold_ends_at_its_moment_also_when_the_shops_never_pause(
+    stage: Callable[..., Stage], sending: Callable[[Stage], Sending]
+) -> None:
+    """A process that starts under steady load counts as caught up once the ends of its start are passed."""
+    on = stage(partitions=1)
+    load = sending(on)
+    load.start(busy_shop(), per_second=200)
+    load.wait_for_more(200)
+    pipeline = on.pipeline().start()
+    caught_up(on, pipeline)
+    load.tell(WmsCount(**saying(1), units=10))
+    ends_at = utc_now() + timedelta(seconds=1)
+    load.tell(ReservationCreated(**saying(2), reservation="R-1", units=2, mode="ship", expires_at=ends_at))
+    wait_for(on, available_to_ship=8)
+    ended = wait_for(on, available_to_ship=10)
+    assert timedelta(0) <= at(ended) - ends_at < timedelta(milliseconds=LATE_MS_MAX)
+    settle(on, load)
+
+
+def busy_shop() -> Iterator[Record]:
+    """Sales of something else without a pause, and rules for it that change all the time."""
+    for number in itertools.count(1):
+        yield record_of(PosSale(**{**saying(number, "busy"), "sku": "SKU-2"}, units=1))
+        if number % 10 == 0:
+            rules = PolicyValues(buffer=number % 3)
+            yield record_of(PolicySet(**planning(number), policy="busy", scope=Scope(sku="SKU-2"), values=rules))
 
 
 def test_policies_and_locations_take_effect_on_what_is_published(
