@@ -1,6 +1,6 @@
 """What the worker's thread spends per event, stage by stage, without servers: seconds to run, and hardly any noise.
 
-The real code takes in batches as the source makes them (1,000 messages, with a backlog all of one partition) while a
+The real code takes in batches as the source makes them (with a backlog full ones, all of one partition) while a
 clock of our own moves on as if events came at a given rate. Kafka is a list: what it costs to consume and to produce
 is not in here. The figures are CPU time of this thread, so other programs on the machine disturb them little.
 """
@@ -24,10 +24,11 @@ from dataflows.keep_balances import BalanceContext, BalanceStats, KeepBalances
 from schemas.topics import KEYED_INPUTS
 from sinks.outlet import Delivered, Outlet, OutletStats
 from sources.arrivals import Arrival, Batch, CaughtUp, Opened
+from sources.kafka import BATCH_MESSAGES
 from sources.restore import Restored
 from stock.policies import Policies
 
-BATCH_MESSAGES = 1_000
+FETCH_EVENTS = 4_700  # In the 1 MB that Kafka hands out at a time of one partition.
 CUT_INTERVAL_S = 0.2
 START_US = 1_790_000_000_000_000
 STAGES = ("decode and apply", "publish", "publish after the interval", "acknowledge", "cut")
@@ -176,7 +177,7 @@ class Loop:
 def _turns(
     batches: Batches, partitions: int, spread: int, wall_us: Callable[[], int]
 ) -> Iterator[list[tuple[int, list[FakeMessage]]]]:
-    """The events in turns of 1,000 from `spread` partitions, one list for each."""
+    """The events in turns as large as the source makes them, from `spread` partitions, one list for each."""
     queues: dict[int, list[FakeMessage]] = {partition: [] for partition in range(partitions)}
     stamp = (1, wall_us() // 1_000)
     for (topic, partition), messages in batches.items():
@@ -185,7 +186,7 @@ def _turns(
             for offset, message in enumerate(messages, _offsets[topic, partition])
         ]
         _offsets[topic, partition] += len(messages)
-    each, at = BATCH_MESSAGES // spread, 0
+    each, at = min(BATCH_MESSAGES, FETCH_EVENTS) // spread, 0
     longest = max(len(queue) for queue in queues.values())
     while at < longest:
         for first in range(0, partitions, spread):

@@ -76,7 +76,7 @@ class _Assignment:
     start: dict[str, int] = field(default_factory=dict)  # committed position by topic, or OFFSET_BEGINNING
     metadata: CommitMetadata | None = None
     live: bool = False
-    behind: set[str] = field(default_factory=set)  # topics whose end has not been seen yet
+    behind: dict[str, int] = field(default_factory=dict)  # by topic not caught up yet: its end at the assignment
 
 
 @dataclass
@@ -232,18 +232,26 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
     def _read(self) -> None:
         busy = self._outgoing.waiting or self._restorer.busy or self._restored or self._pending
         first = self._consumer.poll(POLL_BUSY_S if busy else POLL_IDLE_S)
-        if first is None:
-            return
+        if first is not None:
+            self._pass_on([first, *self._consumer.consume(BATCH_MESSAGES, 0)])
+        if self._catching_up:
+            self._say_caught_up()
+
+    def _pass_on(self, messages: list[Message]) -> None:
         by_partition: dict[int, list[Message]] = {}
-        for message in (first, *self._consumer.consume(BATCH_MESSAGES, 0)):
+        for message in messages:
             if message.error() is not None and not self._is_end(message):
                 self._take_error(message)
                 continue
             by_partition.setdefault(message.partition() or 0, []).append(message)
-        for partition, messages in by_partition.items():
+        for partition, its_messages in by_partition.items():
             assignment = self._assignments.get(partition)
             if assignment is not None and assignment.live:
-                self._pending.append((str(partition), Batch(assignment.epoch, messages)))
+                self._pending.append((str(partition), Batch(assignment.epoch, its_messages)))
+                if assignment.behind:
+                    _pass_ends(assignment, its_messages)
+
+    def _say_caught_up(self) -> None:
         for partition, assignment in self._assignments.items():
             if assignment.live and not assignment.behind and partition in self._catching_up:
                 self._catching_up.discard(partition)
@@ -256,7 +264,7 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
             return False
         assignment = self._assignments.get(message.partition() or 0)
         if assignment is not None and assignment.live:
-            assignment.behind.discard(str(message.topic()))
+            assignment.behind.pop(str(message.topic()), None)
         return True
 
     def _take_error(self, message: Message) -> None:
@@ -300,13 +308,13 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
                 still_unknown.append(restored)
                 continue
             self._resolve_positions(restored.partition, assignment, bounds)
+            assignment.behind = {topic: end for topic, (_, end) in bounds.items() if end > assignment.start[topic]}
             self._open(restored, assignment)
         self._restored = still_unknown
 
     def _open(self, restored: Restored, assignment: _Assignment) -> None:
         partition = restored.partition
         assignment.live = True
-        assignment.behind = set(self._options.topics)
         self._catching_up.add(partition)
         self._log.info(
             "partition_restored",
@@ -351,13 +359,13 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
                 lag[tp.topic, partition] = max(0, high - max(0, at))
         self.stats.lag = lag
         self.stats.restoring = self._restorer.records_read()
-        self.stats.catching_up = len(self._catching_up)
         self._count_owned()
 
     def _count_owned(self) -> None:
         complete = [a for a in self._assignments.values() if len(a.held) == len(self._options.topics)]
         self.stats.owned = len(complete)
         self.stats.live = sum(1 for a in complete if a.live)
+        self.stats.catching_up = len(self._catching_up)
 
     # The group
 
@@ -477,7 +485,16 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
         self._outgoing.close()
 
 
+_NEVER = 2**63
 _HOPELESS = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED)
+
+
+def _pass_ends(assignment: _Assignment, messages: list[Message]) -> None:
+    """Note which ends, as of the assignment, are reached: where traffic never pauses no other end is ever seen."""
+    for message in messages:
+        topic = str(message.topic())
+        if (message.offset() or 0) + 1 >= assignment.behind.get(topic, _NEVER):
+            del assignment.behind[topic]
 
 
 def _lost(topic: str, partition: int, text: str) -> InputLost:

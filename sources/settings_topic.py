@@ -17,6 +17,7 @@ from stock.events import LocationSet, PolicyRemoved, PolicySet
 from stock.policies import Policies
 from stock.times import micros
 
+_NEVER = 2**63
 READ_TIMEOUT_S = 30.0  # Settings are few; not reaching their end means the broker is not there.
 
 
@@ -48,8 +49,7 @@ class SettingsTopic:
         self.refused: list[RefusedSetting] = []
         self._policies = policies
         self._topic = topic
-        self._ended: set[int] = set()
-        self._partitions: list[int] = []
+        self._behind: dict[int, int] = {}  # by partition not read whole yet: its end when reading began
         self._consumer = Consumer(
             {
                 **client_config,
@@ -71,9 +71,13 @@ class SettingsTopic:
             metadata = self._consumer.list_topics(self._topic, timeout=READ_TIMEOUT_S).topics[self._topic]
         except KafkaException as error:
             raise SettingsUnreachable(f"cannot list {self._topic}: {error}") from error
-        self._partitions = sorted(metadata.partitions)
-        self._consumer.assign([TopicPartition(self._topic, p, OFFSET_BEGINNING) for p in self._partitions])
-        while len(self._ended) < len(self._partitions):
+        places = [TopicPartition(self._topic, p, OFFSET_BEGINNING) for p in sorted(metadata.partitions)]
+        for place in places:
+            low, high = self._consumer.get_watermark_offsets(place, timeout=READ_TIMEOUT_S)
+            if high > low:
+                self._behind[place.partition] = high
+        self._consumer.assign(places)
+        while self._behind:
             if clock() > deadline:
                 raise SettingsUnreachable(f"{self._topic} was not read to its end within {READ_TIMEOUT_S:.0f} s")
             self._take(self._consumer.consume(1000, 0.1))
@@ -90,10 +94,13 @@ class SettingsTopic:
         changes = []
         for message in messages:
             error = message.error()
+            partition, offset = message.partition() or 0, message.offset() or 0
             if error is None:
                 changes.extend(self._apply(message))
+                if offset + 1 >= self._behind.get(partition, _NEVER):
+                    del self._behind[partition]
             elif error.code() == KafkaError._PARTITION_EOF:
-                self._ended.add(message.partition() or 0)
+                self._behind.pop(partition, None)
             elif not error.retriable() and error.fatal():
                 raise SettingsUnreachable(f"{self._topic}: {error}")
         return changes
