@@ -66,7 +66,7 @@ LOCK_NAMES = re.compile(r"(\.lock|-lock\.json|-lock\.yaml|go\.sum)$")
 METRIC = re.compile(r"(?<![\w/.-])stockflow_[a-z0-9_]+(?![\w/.-]*\.py)")
 VARIABLE = re.compile(r"(?<!\w)STOCKFLOW_[A-Z0-9_]+")
 # What Prometheus adds to a declared name, and what prometheus_client adds to a counter's.
-SAMPLE_SUFFIX = re.compile(r"_(total|bucket|sum|count|created)$")
+SAMPLE_SUFFIX = re.compile(r"_(info|total|bucket|sum|count|created)$")
 
 
 def tracked_files() -> list[str]:
@@ -237,7 +237,7 @@ DOCUMENTED = '"""A module."""\n'
         ("now", time_is_an_argument, "stock/x.py", "from datetime import datetime\ndatetime.now()", [2]),
         ("now, long", time_is_an_argument, "schemas/x.py", "import datetime\ndatetime.datetime.now()", [2]),
         ("utcnow", time_is_an_argument, "stock/x.py", "from datetime import datetime as d\nd.utcnow()", [2]),
-        ("clock as a default", time_is_an_argument, "operations/x.py", "import time\nf = time.monotonic", [2]),
+        ("clock as a default", time_is_an_argument, "serving/x.py", "import time\nf = time.monotonic", [2]),
         ("clock in serving", time_is_an_argument, "serving/x.py", "from time import time_ns", [1]),
         ("clock at the edge", time_is_an_argument, "sources/x.py", "import time\ntime.monotonic()", []),
         ("a field called time", time_is_an_argument, "stock/x.py", "def f(event):\n    return event.time.time", []),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
@@ -133,7 +133,7 @@ def letter_problems(
 ) -> list[str]:
     """Where the dead letters are not exactly what was refused, byte for byte, each of the keyed inputs once."""
     problems: list[str] = []
-    told: Counter[tuple[str, int, int]] = Counter()
+    told: dict[tuple[str, int, int], list[str]] = defaultdict(list)
     for letter in letters:
         headers, own = letter.headers[: -len(LETTER_HEADERS)], letter.headers[-len(LETTER_HEADERS) :]
         said = {name: (text or b"").decode() for name, text in own}
@@ -142,7 +142,7 @@ def letter_problems(
             continue
         topic = said["dead-letter.topic"].removeprefix(prefix)
         place = (topic, int(said["dead-letter.partition"]), int(said["dead-letter.offset"]))
-        told[place] += 1
+        told[place].append(f"@{letter.offset} {said['dead-letter.at']}")
         record = refused.get(place)
         if record is None:
             problems.append(f"dead letters: {place} should have counted: {said}")
@@ -155,7 +155,9 @@ def letter_problems(
             problems.append(f"dead letters: {place} has no detail or time: {said}")
     # A refused setting is told again after each restart: every process reads all settings anew.
     problems += [
-        f"dead letters: {place} {count} times" for place, count in told.items() if count > 1 and place[0] != SETTINGS
+        f"dead letters: {place} more than once: {times}"
+        for place, times in told.items()
+        if len(times) > 1 and place[0] != SETTINGS
     ]
     return problems + [f"dead letters: {place} is not there" for place in refused.keys() - told.keys()]
 
