@@ -71,7 +71,7 @@ class Floor:
                 self._take(messages)
             poll(0 if self.read < total else 0.001)
             if len(visible) >= REDIS_RECORDS or (visible and len(messages) < CONSUME_MESSAGES):
-                self._redis.mset(visible)  # type: ignore[arg-type]
+                self._redis.mset(visible)
                 visible.clear()
 
     def close(self) -> None:
@@ -108,12 +108,32 @@ class Floor:
             self._version += 1
             occurred_at = event.occurred_at
             record = Availability(
-                self._version,
-                *(event.sku, event.location, status, None, status, status, available, available),
-                *(on_hand, 0, committed, 0, 0, None, 0, 0, 0, 0, max(0, committed - on_hand), 0, "routine", None),
-                Cause(event.__struct_config__.tag, event.id, event.source, occurred_at),  # type: ignore[arg-type]
-                Sources(occurred_at, occurred_at, occurred_at),
-                now,
+                version=self._version,
+                sku=event.sku,
+                location=event.location,
+                status=status,
+                reason=None,
+                status_ship=status,
+                status_pickup=status,
+                available_to_ship=available,
+                available_in_store=available,
+                on_hand=on_hand,
+                unavailable=0,
+                committed=committed,
+                in_transit=0,
+                inbound=0,
+                next_inbound_at=None,
+                safety_stock_ship=0,
+                safety_stock_pickup=0,
+                withheld_ship=0,
+                withheld_pickup=0,
+                shortage=max(0, committed - on_hand),
+                backorder_left=0,
+                lane="routine",
+                policy=None,
+                cause=Cause(event.__struct_config__.tag, event.id, event.source, occurred_at),
+                sources=Sources(occurred_at, occurred_at, occurred_at),
+                changed_at=now,
             )
             out.setdefault(message.partition(), []).append({"key": key, "value": encode(record)})  # type: ignore[arg-type]
             self.read += 1

@@ -24,7 +24,7 @@ from dataflows.keep_balances import BalanceContext, BalanceStats, KeepBalances
 from schemas.topics import KEYED_INPUTS
 from sinks.outlet import Delivered, Outlet, OutletStats
 from sources.arrivals import Arrival, Batch, CaughtUp, Opened
-from sources.kafka import BATCH_MESSAGES
+from sources.kafka import BACKLOG_MESSAGES
 from sources.restore import Restored
 from stock.policies import Policies
 
@@ -124,12 +124,22 @@ class Loop:
             [change] = changes
             assert change.opened is not None
             outlet = Outlet(
-                self.lists, partition, 1, 1, change.opened[1], (0, 0, 0), set(), _published, routine_interval_s,
-                OutletStats(),
-            )  # fmt: skip
+                wire=self.lists,
+                partition=partition,
+                epoch=1,
+                generation=1,
+                ledger=change.opened[1],
+                next_offsets=(0, 0, 0),
+                shown=set(),
+                tail_start=0,
+                known_letters=set(),
+                on_published=_published,
+                routine_interval_s=routine_interval_s,
+                stats=OutletStats(),
+            )
             self._outlets.append(outlet)
             step.on_batch([CaughtUp(1)])
-            outlet.catching_up = False
+            outlet.caught_up()
 
     def wall_us(self) -> int:
         """Our own clock, in microseconds since 1970."""
@@ -186,7 +196,7 @@ def _turns(
             for offset, message in enumerate(messages, _offsets[topic, partition])
         ]
         _offsets[topic, partition] += len(messages)
-    each, at = min(BATCH_MESSAGES, FETCH_EVENTS) // spread, 0
+    each, at = min(BACKLOG_MESSAGES, FETCH_EVENTS) // spread, 0
     longest = max(len(queue) for queue in queues.values())
     while at < longest:
         for first in range(0, partitions, spread):

@@ -208,17 +208,17 @@ def main() -> int:
     for title in ("what", "value"):
         table.add_column(title)
     memory, spent = report["memory"], report["cost_s"]
-    table.add_row("resident per idle balance", f"{memory['idle']['bytes']:.0f} B (bar {BAR_BYTES} B)")  # type: ignore[index]
-    table.add_row("resident per balance after a fact for each", f"{memory['active']['bytes']:.0f} B")  # type: ignore[index]
-    table.add_row("resident per remembered fact", f"{memory['fact']['bytes']:.0f} B")  # type: ignore[index]
+    table.add_row("resident per idle balance", f"{memory['idle']['bytes']:.0f} B (bar {BAR_BYTES} B)")
+    table.add_row("resident per balance after a fact for each", f"{memory['active']['bytes']:.0f} B")
+    table.add_row("resident per remembered fact", f"{memory['fact']['bytes']:.0f} B")
     for name, text in (("decode", "decode"), ("apply", "apply"), ("with_flush", "decode, apply, state flushed")):
-        each = spent[name]  # type: ignore[index]
+        each = spent[name]
         table.add_row(text, f"{each * 1e6:.2f} us, {1 / each:,.0f} events/s")
     console.print(table)
     if chosen.output is not None:
         chosen.output.parent.mkdir(parents=True, exist_ok=True)
         chosen.output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    return 1 if memory["idle"]["bytes"] > BAR_BYTES else 0  # type: ignore[index]
+    return 1 if memory["idle"]["bytes"] > BAR_BYTES else 0
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from confluent_kafka import (
     Producer,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
 from benchmarks.floor import TOPIC as FLOOR_TOPIC
 from benchmarks.workload import Batches, Expected
@@ -89,7 +89,7 @@ def servers(folder: Path, bootstrap: str | None = None, redis_url: str | None = 
 
 def make_topics(where: Servers, prefix: str, partitions: int) -> None:
     """A fresh topic set under a prefix, and the floor's output topic beside it."""
-    config = {"bootstrap.servers": where.bootstrap}
+    config: dict[str, Any] = {"bootstrap.servers": where.bootstrap}
     ensure(config, lambda name: prefix + name, partitions, -1)
     topic = NewTopic(prefix + FLOOR_TOPIC, partitions, -1, config=AVAILABILITY.config())
     admin = AdminClient(config)  # Its futures end with it.
@@ -199,10 +199,7 @@ class StockflowRun:
         wanted = [TopicPartition(topic, partition) for topic, partition in positions]
         request = ConsumerGroupTopicPartitions(self._group, wanted)
         answer = self._admin.list_consumer_group_offsets([request])[self._group].result()
-        return sum(
-            min(max(0, tp.offset), positions[tp.topic, tp.partition])
-            for tp in answer.topic_partitions  # type: ignore[union-attr]
-        )
+        return sum(min(max(0, tp.offset), positions[tp.topic, tp.partition]) for tp in answer.topic_partitions)
 
     def wait_committed(
         self, positions: Mapping[tuple[str, int], int], seen: Callable[[float, int], None] | None = None
@@ -281,7 +278,7 @@ class FloorRun:
         line = self._process.stdout.readline()
         if not line or word not in (words := json.loads(line)):
             raise RuntimeError(f"the floor ended or said something else: {line!r}")
-        return words
+        return dict(words)
 
     def close(self) -> None:
         """End it, however it is."""
@@ -350,7 +347,7 @@ def read_all(where: Servers, topic: str) -> Iterator[tuple[bytes, bytes]]:
                 if error is None:
                     yield message.key(), message.value()  # type: ignore[misc]
                 elif error.code() == KafkaError._PARTITION_EOF:
-                    left.discard(message.partition())  # type: ignore[arg-type]
+                    left.discard(message.partition())
                 else:
                     raise KafkaException(error)
     finally:
@@ -375,7 +372,7 @@ def check_redis(where: Servers, expected: Expected, hashes: bool) -> None:
                         pipe.hvals(name)
                     values = [value for one in pipe.execute() for value in one]
             else:
-                values = client.mget(part)  # type: ignore[assignment]
+                values = client.mget(part)
             for value in values:
                 record = decoder.decode(value)
                 found.keys += 1

@@ -96,13 +96,15 @@ class _CpuClock:
 
     def stop(self) -> None:
         """End the measurement; the process must still be there."""
-        self._used = tuple(after - before for after, before in zip(self._now(), self._used, strict=True))
+        before, after = self._used, self._now()
+        self._used = (after[0] - before[0], after[1] - before[1], after[2] - before[2])
 
-    def us_per(self, events: int) -> tuple[float, ...]:
+    def us_per(self, events: int) -> tuple[float, float, float]:
         """Microseconds per event: all threads, first thread, servers."""
-        return tuple(seconds / events * 1e6 for seconds in self._used)
+        all_threads, loop, others = self._used
+        return all_threads / events * 1e6, loop / events * 1e6, others / events * 1e6
 
-    def _now(self) -> tuple[float, ...]:
+    def _now(self) -> tuple[float, float, float]:
         return cpu_of(self._pid), cpu_of(self._pid, main_thread=True), self._where.cpu_s()
 
 

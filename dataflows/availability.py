@@ -65,4 +65,7 @@ class _PublishPart(StatelessSinkPartition[tuple[str, Changes]]):
         self._publisher.publish(partition, changes.epoch, changes.letters)
         if changes.caught_up:
             self._publisher.caught_up(partition, changes.epoch)
+        if changes.closed:
+            # The loss itself has closed the outlet, unless its opening was still on the way here.
+            self._publisher.lose(partition, changes.epoch)
         self._context.stats.handled += changes.arrivals

@@ -33,6 +33,7 @@ class Changes:
     letters: tuple[Letter, ...] = ()
     opened: tuple[Restored, Ledger] | None = None
     caught_up: bool = False
+    closed: bool = False
 
 
 class BalanceStats:
@@ -110,18 +111,20 @@ class KeepBalances(StatefulBatchLogic[Arrival, Changes, None]):
     def _take(self, arrival: Arrival) -> Changes:
         if isinstance(arrival, Opened):
             return self._open(arrival)
+        if isinstance(arrival, Closed):
+            if arrival.epoch == self._epoch:
+                self._ledger = None
+            return Changes(arrival.epoch, 1, closed=True)
         if arrival.epoch != self._epoch or self._ledger is None:
             return Changes(arrival.epoch, 1)
         if isinstance(arrival, Batch):
             return Changes(self._epoch, 1, self._apply(self._ledger, arrival.messages))
         if isinstance(arrival, SettingsRefused):
             return Changes(self._epoch, 1, tuple(Letter(r.message, r.refusal, _SETTINGS) for r in arrival.refused))
-        if isinstance(arrival, CaughtUp):
-            self._caught_up = True
-            self._ledger.advance(self._context.wall_us())
-            return Changes(self._epoch, 1, caught_up=True)
-        self._ledger = None
-        return Changes(arrival.epoch, 1)
+        assert isinstance(arrival, CaughtUp)
+        self._caught_up = True
+        self._ledger.advance(self._context.wall_us())
+        return Changes(self._epoch, 1, caught_up=True)
 
     def _open(self, opened: Opened) -> Changes:
         restored = opened.restored

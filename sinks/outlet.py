@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from heapq import heappop, heappush
 from typing import Any, Protocol
 
 import msgspec
@@ -79,6 +80,14 @@ def record_of(
         Sources(moment(balance.pos_us), moment(balance.wms_us), moment(balance.orders_us)),
         changed_at,
     )
+
+
+def _headers_of(message: Message) -> list[Any] | None:
+    """A record's headers, or None if the client cannot read a header's name: Kafka itself takes any bytes."""
+    try:
+        return list(message.headers() or ())
+    except UnicodeDecodeError:
+        return None
 
 
 @dataclass(frozen=True)
@@ -177,6 +186,8 @@ class Outlet:
     Args:
         wire: appends records.
         ledger: the partition's balances.
+        shown: keys in the tail of the availability topic, which begins at `tail_start`. Their records may be newer than
+            the restored state, so they are not published before the replay is through, and then in any case.
         on_published: told of each acknowledged availability record: partition, key, value, offset, and its mark
             (`sinks.latency.LaneLatencies`).
         routine_interval_s: how long routine changes are collected; 0 publishes each at once.
@@ -190,6 +201,8 @@ class Outlet:
         generation: int,
         ledger: Ledger,
         next_offsets: tuple[int, int, int],
+        shown: set[str],
+        tail_start: int,
         known_letters: set[tuple[str, int, int]],
         on_published: Callable[[int, str, bytes, int, int], None],
         routine_interval_s: float,
@@ -198,6 +211,7 @@ class Outlet:
         self.partition, self.epoch, self.generation = partition, epoch, generation
         self.ledger = ledger
         self.catching_up = True
+        self._shown, self._tail_start = shown, tail_start
         self.closed = False
         state_next, availability_next, letters_next = next_offsets
         self.state_stream = _Stream(state_next)
@@ -210,12 +224,12 @@ class Outlet:
         self._stats = stats
         self._counter = 0
         self._seal = seal(generation)
-        self._in_flight: deque[tuple[str, bytes, int, int, int]] = deque()
-        self._latest: dict[str, tuple[int, int]] = {}
+        self._in_flight: deque[tuple[str, bytes, int, int, int, int]] = deque()
+        self._latest: dict[str, tuple[int, int, int]] = {}  # digest, statuses, version of the newest record in flight
         self._last_sent: dict[str, float] = {}
         self._sent_order: deque[tuple[float, str]] = deque()
         self._waiting: dict[str, int] = {}
-        self._due: deque[tuple[float, str]] = deque()
+        self._due: list[tuple[float, str]] = []  # a heap
         self._sweeps: deque[_Sweep] = deque()
         self._cut: _Cut | None = None
         self._cut_at = 0.0
@@ -224,6 +238,13 @@ class Outlet:
         self._requested: _Cut | None = None
 
     # Availability
+
+    def caught_up(self) -> None:
+        """The replay is through: now our truth of every key may be told, and every key is looked at once."""
+        self.catching_up = False
+        self.show_again(self._shown)
+        self._shown = set()
+        self.look_again(None, None, None)
 
     def publish(self, now: float, now_us: int) -> None:
         """Send what the touched keys have to say, each by its lane."""
@@ -239,7 +260,7 @@ class Outlet:
                 del self._last_sent[key]
         due = []
         while self._due and self._due[0][0] <= now:
-            _, key = self._due.popleft()
+            _, key = heappop(self._due)
             since = self._waiting.get(key)
             if since is not None and now >= self._last_sent.get(key, 0.0) + self._interval_s:
                 due.append((key, since))
@@ -250,10 +271,14 @@ class Outlet:
         batch = []
         ledger, forced = self.ledger, self.ledger.forced
         changed_at = EPOCH + timedelta(microseconds=now_us)
+        withheld = self._shown if self.catching_up else ()
         for key, since_us in keys:
+            if key in withheld:
+                continue
             seen, balance = ledger.settle(key)
             digest = digest_of(seen)
-            before_digest, before = self._latest.get(key) or (balance.digest, balance.published)
+            latest = self._latest.get(key)
+            before_digest, before = (balance.digest, balance.published) if latest is None else latest[:2]
             if digest == before_digest and key not in forced:
                 self._no_longer_waiting(key)
                 continue
@@ -264,7 +289,7 @@ class Outlet:
                 if last is not None and now < last + self._interval_s:
                     if key not in self._waiting:
                         self._waiting[key] = since_us
-                        self._due.append((last + self._interval_s, key))
+                        heappush(self._due, (last + self._interval_s, key))
                     continue
             lane = "urgent" if urgent else "routine"
             if self._counter == COUNTER_MAX:
@@ -275,8 +300,8 @@ class Outlet:
             value = encode(record_of(key, seen, balance, cause, version, lane, changed_at))
             batch.append((key, value))
             mark = LaneLatencies.mark(self._waiting.get(key) or since_us, urgent)
-            self._in_flight.append((key, value, digest, statuses, mark))
-            self._latest[key] = (digest, statuses)
+            self._in_flight.append((key, value, digest, statuses, version, mark))
+            self._latest[key] = (digest, statuses, version)
             self.availability_stream.sent += 1
             self._stats.records_by_lane[lane] += 1
             forced.discard(key)
@@ -299,11 +324,11 @@ class Outlet:
         if error is not None or self.closed:
             self._undelivered(error, message)
             return
-        key, value, digest, statuses, mark = self._in_flight.popleft()
+        key, value, digest, statuses, version, mark = self._in_flight.popleft()
         assert message.key() == key.encode(), "acknowledgements of one partition come in the order of sending"
         offset = message.offset()
         self.availability_stream.acknowledge(offset)
-        if self._latest.get(key) == (digest, statuses):
+        if self._latest[key][2] == version:
             del self._latest[key]
         self.ledger.acknowledge(key, digest, statuses)
         if offset is not None:
@@ -359,8 +384,10 @@ class Outlet:
                 continue
             at = moment(now_us)
             assert at is not None
-            original: list[Any] = list(message.headers() or ())
-            headers = headers_for(letter.refusal, topic, partition, offset, at, original)
+            refusal, original = letter.refusal, _headers_of(message)
+            if original is None:
+                refusal = Refusal(refusal.reason, f"{refusal.detail} (its headers are left out: a name is not UTF-8)")
+            headers = headers_for(refusal, topic, partition, offset, at, original or [])
             value, headers = fitting(message.key(), message.value(), headers)
             self.letters_stream.sent += 1
             reasons = self._stats.letters_by_reason
@@ -393,9 +420,11 @@ class Outlet:
         self._stats.state_records += len(records)
         self._wire.state(self.partition, records, self._state_delivered)
         self._cut_at = now
+        # What a restart must show again stays in its tail until it has been shown.
+        tail_start = self._tail_start if self._shown else self.availability_stream.next_offset
         self._cut = _Cut(
             tuple(self.ledger.totals.positions),
-            encode_metadata(self.generation, self.availability_stream.next_offset, self.letters_stream.next_offset),
+            encode_metadata(self.generation, tail_start, self.letters_stream.next_offset),
             self.state_stream.sent,
             self.availability_stream.sent,
             self.letters_stream.sent,
@@ -404,7 +433,7 @@ class Outlet:
 
     def cut_due(self, now: float, interval_s: float) -> bool:
         """Whether a new cut should be made."""
-        if self._cut is not None or now < self._cut_at + interval_s:
+        if self._cut is not None or now < self._cut_at + interval_s or self.has_gap:
             return False
         ledger = self.ledger
         return ledger.dirty or ledger.unsaved or tuple(ledger.totals.positions) != self._committed
@@ -418,12 +447,18 @@ class Outlet:
             or self.state_stream.acked < cut.state_sent
             or self.availability_stream.acked < cut.availability_sent
             or self.letters_stream.acked < cut.letters_sent
-            or self.state_stream.gap_from is not None
+            or self.has_gap
         ):
             return None
         self._cut = None
         self._committed = cut.positions
         return cut.positions, cut.metadata
+
+    @property
+    def has_gap(self) -> bool:
+        """Whether somebody else's records in our outputs are not answered yet."""
+        streams = (self.state_stream, self.availability_stream, self.letters_stream)
+        return any(stream.gap_from is not None for stream in streams)
 
     @property
     def cutting(self) -> bool:

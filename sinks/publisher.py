@@ -70,6 +70,7 @@ class Takeover(Protocol):
     epoch: int
     generation: int
     shown: set[str]
+    tail_start: int
     letters: set[tuple[str, int, int]]
     state_next: int
     availability_next: int
@@ -140,7 +141,7 @@ class Publisher:
         }
         self._outputs = Producer({**config, "linger.ms": pace.linger_s * 1000})
         self._states = Producer({**config, "linger.ms": max(5.0, pace.linger_s * 1000)})
-        self._client_config = dict(client_config)
+        self._client_config: dict[str, Any] = dict(client_config)
         self._admin = AdminClient(self._client_config)
         self._checked_at = 0.0
         self._check: tuple[dict[TopicPartition, Future[Any]], dict[tuple[str, int], int]] | None = None
@@ -157,13 +158,13 @@ class Publisher:
             restored.generation,
             ledger,
             (restored.state_next, restored.availability_next, restored.dead_letters_next),
+            restored.shown,
+            restored.tail_start,
             restored.letters,
             self._published,
             self._pace.routine_interval_s,
             self.stats,
         )
-        outlet.show_again(restored.shown)
-        outlet.look_again(None, None, None)
         self.outlets[partition] = outlet
         self._view.own(partition, restored.generation)
 
@@ -181,17 +182,23 @@ class Publisher:
         """A partition has read everything that was there at its assignment."""
         outlet = self.outlets.get(partition)
         if outlet is not None and outlet.epoch == epoch:
-            outlet.catching_up = False
+            outlet.caught_up()
 
     def rules_changed(self, sku: str | None, location: str | None, cause: Cause | None) -> None:
         """Look again at every key that a change of the rules may concern."""
         for outlet in self.outlets.values():
             outlet.look_again(sku, location, cause)
 
-    def lose(self, partition: int) -> None:
-        """Forget a partition: whatever is still under way for it has no say any more."""
-        outlet = self.outlets.pop(partition, None)
-        if outlet is not None:
+    def lose(self, partition: int, epoch: int | None = None) -> None:
+        """Forget a partition: whatever is still under way for it has no say any more.
+
+        Args:
+            partition: the Kafka partition.
+            epoch: only if its outlet belongs to this assignment; None for any.
+        """
+        outlet = self.outlets.get(partition)
+        if outlet is not None and epoch in (None, outlet.epoch):
+            del self.outlets[partition]
             outlet.close()
             self._view.disown(partition)
 
@@ -209,6 +216,8 @@ class Publisher:
         now = self._clock()
         now_us = self._wall_us()
         for outlet in self.outlets.values():
+            if outlet.has_gap:
+                self._repair(outlet)
             outlet.sweep()
             if outlet.ledger.touched:
                 outlet.publish(now, now_us)
@@ -221,8 +230,6 @@ class Publisher:
             self._ask_ends()
         elif self._check is not None:
             self._compare_ends()
-        for outlet in self.outlets.values():
-            self._repair(outlet)
 
     @property
     def has_room(self) -> bool:
@@ -250,7 +257,10 @@ class Publisher:
         pending, last_cut = set(outlets), set[Outlet]()
         while pending and self._clock() < deadline:
             for outlet in list(pending):
-                if outlet.cutting:
+                if outlet.has_gap:
+                    self._repair(outlet)
+                    outlet.publish(self._clock(), self._wall_us())
+                elif outlet.cutting:
                     self._hand_over(outlet)
                 elif outlet in last_cut or not outlet.cut_due(float("inf"), 0.0):
                     pending.discard(outlet)

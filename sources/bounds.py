@@ -43,8 +43,10 @@ class LogBounds:
             return None
         if any(future.exception() is not None for future in futures):
             # A client that outlived a broker's restart may hold on to leaders that are gone: a new one asks anew.
+            # What the old one still owes to other partitions would never come.
             self._admin = AdminClient(self._config)
-            self.ask(partition)
+            for asked in list(self._asked):
+                self.ask(asked)
             return None
         del self._asked[partition]
         by_topic = {place.topic: future.result().offset for place, future in ends.items()}

@@ -347,6 +347,12 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
                 assignment.start[topic] = low
             elif not low <= start <= high:
                 text = f"committed position {start}, but the log holds {low} to {high}"
+                if start > high:
+                    raise SourceFailed(
+                        f"{topic} partition {partition}: {text}. The topic was re-created or truncated, while state "
+                        "and positions are of the old one: use a new STOCKFLOW_TOPIC_PREFIX, or delete and "
+                        "re-create the state and output topics too and start with a new STOCKFLOW_GROUP_ID"
+                    )
                 if not self._options.accept_lost_input:
                     raise _lost(topic, partition, text)
                 self._log.warning("input_lost_accepted", topic=topic, partition=partition, detail=text)

@@ -28,7 +28,8 @@ class Restored:
     """What a new owner knows of a partition before it reads its first input.
 
     `records`: packed state by key, the newest that counts. `rewrite`: keys whose newest record on the topic does not.
-    `shown`: keys that stand in the tail of the availability topic. `letters`: origins of dead letters already sent.
+    `shown`: keys that stand in the tail of the availability topic, which begins at `tail_start`. `letters`: origins of
+    dead letters already sent.
     The `*_next` offsets are where our own writes must continue without a gap.
     """
 
@@ -38,6 +39,7 @@ class Restored:
     records: dict[str, bytes] = field(default_factory=dict)
     rewrite: set[str] = field(default_factory=set)
     shown: set[str] = field(default_factory=set)
+    tail_start: int = 0
     letters: set[tuple[str, int, int]] = field(default_factory=set)
     state_next: int = 0
     availability_next: int = 0
@@ -106,7 +108,8 @@ class Restorer:
             self._availability: OFFSET_BEGINNING if committed is None else committed.availability,
             self._letters: OFFSET_BEGINNING if committed is None else committed.dead_letters,
         }
-        self._progress[partition] = _Progress(Restored(partition, epoch), tails)
+        tail_start = 0 if committed is None else committed.availability
+        self._progress[partition] = _Progress(Restored(partition, epoch, tail_start=tail_start), tails)
         self._to_assign.append(TopicPartition(self._state, partition, OFFSET_BEGINNING))
 
     def abandon(self, partition: int) -> None:

@@ -167,6 +167,8 @@ class Ledger:
                 balance = self._active[key] = unpack(packed)
             else:
                 self._admit(event.sku, event.location)
+        if balance is not None and offset <= balance.applied[topic]:
+            return self._complete(event, topic, offset, APPLIED, timestamp_us)  # done, but its journal row is gone
         id_hash = xxhash.xxh3_64_intdigest(f"{event.sku}\0{event.source}\0{event.id}".encode())
         if id_hash in self.recent.ids:
             self.totals.positions[topic] = offset + 1

@@ -101,6 +101,7 @@ class Recent:
             self._next_number = max(self._next_number, max(self._rewrite) + 1)
             self._rewrite.clear()
         rows, self.open_rows = self.open_rows, []
+        first_of_this_cut = self._next_number
         for part in _portions(rows):
             chunk = Chunk(self._take_number(), 0, (0, -1), self._open_newest_us, part)
             records.append((chunk.number, self._keep(chunk)))
@@ -108,7 +109,12 @@ class Recent:
             self._open_newest_us = [0] * len(self.newest_us)
         records.extend(self._merge())
         forgotten: list[Row] = []
-        while self._chunks and (self._facts > self.facts_max or self._aged(self._chunks[0])):
+        # A chunk of this very cut stays until the next: a crash before the cut's end needs it to tell what was done.
+        while (
+            self._chunks
+            and self._chunks[0].number < first_of_this_cut
+            and (self._facts > self.facts_max or self._aged(self._chunks[0]))
+        ):
             records.append((self._chunks[0].number, None))
             forgotten.extend(self._drop_oldest())
         return records, forgotten

@@ -7,6 +7,8 @@ from datetime import datetime, timedelta, timezone
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 SECOND_US = 1_000_000
 HOUR_US = 3_600 * SECOND_US
+_FIRST = datetime(1, 1, 1, tzinfo=timezone.utc)
+_LAST = datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=timezone.utc)
 _EXACT_IN_DOUBLE = 2**51  # In microseconds, about 71 years: beyond it a double of seconds may round.
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -28,4 +30,4 @@ def moment(us: int | None) -> datetime | None:
     try:
         return EPOCH + timedelta(microseconds=us)
     except OverflowError:
-        return (datetime.min if us < 0 else datetime.max).replace(tzinfo=timezone.utc)
+        return _FIRST if us < 0 else _LAST

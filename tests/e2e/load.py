@@ -158,7 +158,7 @@ class Sending:
     def flush(self) -> None:
         """Wait until all that was handed over stands on its topic."""
         assert self._producer.flush(FLUSH_TIMEOUT_S) == 0
-        assert self.failures == []
+        assert self.failures == [], self.failures
         assert len(self.sent) == self._produced
 
     def close(self) -> None:

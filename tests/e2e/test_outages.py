@@ -77,8 +77,8 @@ def test_a_broker_restart_in_mid_stream_costs_no_event(
     private_kafka: Callable[..., KafkaBroker],
 ) -> None:
     """The broker restarts in good order, then is killed and comes back; a supervisor restarts what ends."""
-    broker = private_kafka(heartbeat_ms=1_000, session_ms=20_000)
-    on = stage(bootstrap=broker.bootstrap, LEASE_MS="15000")
+    broker = private_kafka(heartbeat_ms=1_000, session_ms=12_000)
+    on = stage(bootstrap=broker.bootstrap, LEASE_MS="10000")
     load = sending(on)
     pipeline = on.pipeline().start()
     pipeline.may_end = True
