@@ -115,12 +115,17 @@ class Window:
             generation=more.get("generation", 1),
             ledger=desk.ledger,
             next_offsets=self.wire.ends(),
+            shown=more.get("shown", set()),
+            tail_start=more.get("tail_start", 0),
             known_letters=more.get("known_letters", set()),
             on_published=lambda *record: self.published.append(record),
             routine_interval_s=interval_s,
             stats=self.stats,
         )
-        self.outlet.catching_up = not caught_up
+        if caught_up:
+            self.outlet.caught_up()
+            while self.outlet.sweep():
+                continue
 
     @property
     def ledger(self) -> Ledger:

@@ -96,8 +96,8 @@ class Life:
         """One turn of the publisher."""
         window, outlet = self.window, self.window.outlet
         self.now += STEP_S
-        if not self.unread():
-            outlet.catching_up = False
+        if outlet.catching_up and not self.unread():
+            outlet.caught_up()
         if not outlet.catching_up:
             window.ledger.advance(us(self.now))
         outlet.sweep()
@@ -145,10 +145,10 @@ class Life:
             caught_up=False,
             wire=self.wire,
             generation=self.generation,
+            shown=shown,
+            tail_start=shown_from,
             known_letters=letters,
         )
-        self.window.outlet.show_again(shown)
-        self.window.outlet.look_again(None, None, None)
 
     # What must hold
 
