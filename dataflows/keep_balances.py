@@ -138,9 +138,10 @@ class KeepBalances(StatefulBatchLogic[Arrival, Changes, None]):
     def _apply(self, ledger: Ledger, messages: list[Message]) -> tuple[Letter, ...]:
         context = self._context
         topics, stats = context.topics, context.stats
-        events, applied = stats.events, stats.applied
+        events = stats.events
         now_us = context.wall_us()
         letters: list[Letter] = []
+        applied: dict[int, int] = {}  # facts by the timestamp of their record: many share one
         for message in messages:
             topic: int = topics[message.topic()]  # type: ignore[index]
             offset: int = message.offset()  # type: ignore[assignment]
@@ -152,20 +153,21 @@ class KeepBalances(StatefulBatchLogic[Arrival, Changes, None]):
             event: Any = decode(topic, message.value(), timestamp_us)
             if event.__class__ is not Refusal:
                 try:
-                    outcome = ledger.apply(event, topic, offset, min(timestamp_us, now_us))
+                    outcome = ledger.apply(event, topic, offset, timestamp_us if timestamp_us < now_us else now_us)
                 except NotAdmitted as reason:
                     event = reason.refusal
                 except LimitReached as reason:
                     event = Refusal("limit", str(reason))
                 else:
                     if outcome is not None:
-                        counts = events[event.__class__]
-                        counts[outcome] += 1
-                        applied.observe((now_us - timestamp_us) / 1e6)
+                        events[event.__class__][outcome] += 1
+                        applied[timestamp_us] = applied.get(timestamp_us, 0) + 1
                     continue
             if ledger.refuse(topic, offset):
                 stats.refused += 1
             letters.append(Letter(message, event, topic))
+        for timestamp_us, facts in applied.items():
+            stats.applied.observe((now_us - timestamp_us) / 1e6, facts)
         if self._caught_up:
             ledger.advance(context.wall_us())
         return tuple(letters)

@@ -23,12 +23,9 @@ OVERHEAD_BYTES = 2_048  # Our own headers and Kafka's framing of one record.
 Header = tuple[str, Any]  # the client gives bytes, text or None
 
 
-def headers_for(
-    refusal: Refusal, topic: str, partition: int, offset: int, at: datetime, original: Sequence[Header]
-) -> list[Header]:
-    """The record's own headers, untouched, then ours; numbers as decimal text."""
+def headers_for(refusal: Refusal, topic: str, partition: int, offset: int, at: datetime) -> list[Header]:
+    """The headers that a dead letter adds to the record's own; numbers as decimal text."""
     return [
-        *original,
         (REASON, refusal.reason.encode()),
         (DETAIL, refusal.detail[:DETAIL_LENGTH_MAX].encode(errors="replace")),
         (TOPIC, topic.encode()),
@@ -38,17 +35,27 @@ def headers_for(
     ]
 
 
-def fitting(key: bytes | None, value: bytes | None, headers: list[Header]) -> tuple[bytes | None, list[Header]]:
-    """The value and headers, cut down only if a decompressed giant would not fit the dead-letter topic.
+def fitting(
+    key: bytes | None, value: bytes | None, original: Sequence[Header], ours: Sequence[Header]
+) -> tuple[bytes | None, bytes | None, list[Header]]:
+    """Key, value and headers, cut down only if a decompressed giant would not fit the dead-letter topic.
 
-    Byte for byte whatever the input topic's own limit admits uncompressed; else the value's beginning, with its
-    whole length in one more header.
+    Byte for byte whatever the input topic's own limit admits uncompressed. Else the value's beginning, then the
+    key's, then without the record's own headers, with the whole length in one more header.
     """
-    size = len(key or b"") + sum(len(name) + len(text or b"") + 10 for name, text in headers) + OVERHEAD_BYTES
-    room = DEAD_LETTER_BYTES_MAX - size
-    if value is None or len(value) <= room:
-        return value, headers
-    return value[: max(0, room)], [*headers, (TRUNCATED, str(len(value)).encode())]
+    whole = len(key or b"") + len(value or b"") + _size(original)
+    room = DEAD_LETTER_BYTES_MAX - OVERHEAD_BYTES - _size(ours)
+    if whole <= room:
+        return key, value, [*original, *ours]
+    kept = list(original) if _size(original) <= room // 4 else []
+    room -= _size(kept)
+    short_key = None if key is None else key[: room // 2]
+    short_value = None if value is None else value[: room - len(short_key or b"")]
+    return short_key, short_value, [*kept, *ours, (TRUNCATED, str(whole).encode())]
+
+
+def _size(headers: Sequence[Header]) -> int:
+    return sum(len(name.encode()) + len(text or b"") + 10 for name, text in headers)
 
 
 def origin(headers: Sequence[Header] | None) -> tuple[str, int, int] | None:

@@ -20,12 +20,12 @@ class Latencies:
         self.counts = [0] * (len(BUCKETS_S) + 1)
         self.sum_s = 0.0
 
-    def observe(self, seconds: float) -> None:
-        """Count one latency; below zero (another machine's clock) counts as zero."""
+    def observe(self, seconds: float, times: int = 1) -> None:
+        """Count one latency, or several that are equal; below zero (another machine's clock) counts as zero."""
         if seconds < 0:
             seconds = 0.0
-        self.counts[bisect_left(BUCKETS_S, seconds)] += 1
-        self.sum_s += seconds
+        self.counts[bisect_left(BUCKETS_S, seconds)] += times
+        self.sum_s += seconds * times
 
 
 LANES = ("routine", "urgent")

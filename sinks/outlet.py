@@ -27,9 +27,10 @@ from stock.balance import Balance
 from stock.balance import Cause as CauseValues
 from stock.ledger import Ledger
 
-COMPLETE_INTERVAL_S = 5.0  # How long a busy partition leaves digests of acknowledged records unsaved.
+COMPLETE_INTERVAL_S = 5.0  # How long digests of acknowledged records may stay unsaved, unless a cut writes their key.
 SWEEP_KEYS = 500  # Keys looked at per turn when rules changed: about a millisecond, so events hardly wait.
 
+_LONG_AGO = float("-inf")
 _face_encoder = msgspec.msgpack.Encoder()
 
 
@@ -50,34 +51,41 @@ def record_of(
 ) -> Availability:
     """The availability record of one key."""
     sku, _, location = key.partition("|")
-    better = seen.better
+    ship, pickup, better = seen.ship, seen.pickup, seen.better
     kind, id, source, occurred_us = cause or ("unknown", "", "stockflow", micros(changed_at))
+    occurred_at = moment(occurred_us)
+    pos_us, wms_us, orders_us = balance.pos_us, balance.wms_us, balance.orders_us
     return Availability(
         version,
         sku,
         location,
         STATUSES[better.status],
         better.reason,
-        STATUSES[seen.ship.status],
-        STATUSES[seen.pickup.status],
-        seen.ship.available,
-        seen.pickup.available,
+        STATUSES[ship.status],
+        STATUSES[pickup.status],
+        ship.available,
+        pickup.available,
         seen.on_hand,
         seen.unavailable,
         seen.committed,
         seen.in_transit,
         seen.inbound,
-        moment(seen.next_inbound_at_us),
-        seen.ship.safety_stock,
-        seen.pickup.safety_stock,
-        seen.ship.withheld,
-        seen.pickup.withheld,
+        None if seen.next_inbound_at_us is None else moment(seen.next_inbound_at_us),
+        ship.safety_stock,
+        pickup.safety_stock,
+        ship.withheld,
+        pickup.withheld,
         seen.shortage,
         seen.backorder_left,
         lane,
         better.policy,
-        Cause(kind, id, source, moment(occurred_us)),  # type: ignore[arg-type]
-        Sources(moment(balance.pos_us), moment(balance.wms_us), moment(balance.orders_us)),
+        Cause(kind, id, source, occurred_at),  # type: ignore[arg-type]
+        # One of them is the cause itself as a rule, and making a time is what costs most here.
+        Sources(
+            occurred_at if pos_us == occurred_us else moment(pos_us),
+            occurred_at if wms_us == occurred_us else moment(wms_us),
+            None if orders_us is None else moment(orders_us),
+        ),
         changed_at,
     )
 
@@ -161,13 +169,16 @@ class _Cut:
 
 @dataclass
 class _Sweep:
-    """Keys that a change of the rules may concern, looked at little by little."""
+    """Keys that changes of the rules may concern, looked at little by little.
 
-    keys: list[str]
-    at: int
-    sku: str | None
+    `skus`: the SKUs concerned with the cause of each, or None for any SKU, at `location` (None: at any).
+    """
+
+    skus: dict[str, CauseValues | None] | None
     location: str | None
     cause: CauseValues | None
+    keys: list[str] = field(default_factory=list)
+    at: int = 0
 
 
 @dataclass
@@ -224,15 +235,17 @@ class Outlet:
         self._stats = stats
         self._counter = 0
         self._seal = seal(generation)
-        self._in_flight: deque[tuple[str, bytes, int, int, int, int]] = deque()
-        self._latest: dict[str, tuple[int, int, int]] = {}  # digest, statuses, version of the newest record in flight
-        self._last_sent: dict[str, float] = {}
-        self._sent_order: deque[tuple[float, str]] = deque()
+        self._in_flight: deque[tuple[str, bytes, tuple[int, int], int]] = deque()
+        self._latest: dict[str, tuple[int, int]] = {}  # digest and statuses of the newest record in flight
+        self._sent: dict[str, float] = {}  # when keys were last sent: since `_turned_at`, and in the interval before
+        self._sent_before: dict[str, float] = {}
+        self._turned_at = 0.0
         self._waiting: dict[str, int] = {}
         self._due: list[tuple[float, str]] = []  # a heap
         self._sweeps: deque[_Sweep] = deque()
         self._cut: _Cut | None = None
         self._cut_at = 0.0
+        self._cut_wanted_at: float | None = None
         self._complete_at = 0.0
         self._committed: tuple[int, ...] | None = None
         self._requested: _Cut | None = None
@@ -254,63 +267,74 @@ class Outlet:
 
     def publish_due(self, now: float, now_us: int) -> None:
         """Send the newest state of the keys whose routine interval is over."""
-        while self._sent_order and self._sent_order[0][0] <= now - self._interval_s:
-            at, key = self._sent_order.popleft()
-            if self._last_sent.get(key) == at:
-                del self._last_sent[key]
+        if now >= self._turned_at + self._interval_s:
+            self._sent, self._sent_before, self._turned_at = {}, self._sent, now
         due = []
         while self._due and self._due[0][0] <= now:
             _, key = heappop(self._due)
             since = self._waiting.get(key)
-            if since is not None and now >= self._last_sent.get(key, 0.0) + self._interval_s:
+            if since is not None and now >= self._quiet_at(key):
                 due.append((key, since))
         if due:
             self._send(due, now, now_us, True)
 
     def _send(self, keys: Iterable[tuple[str, int]], now: float, now_us: int, due: bool) -> None:
-        batch = []
-        ledger, forced = self.ledger, self.ledger.forced
+        ledger, forced, latest, waiting = self.ledger, self.ledger.forced, self._latest, self._waiting
+        in_flight, stream, lane_time = self._in_flight, self.availability_stream, bool(self._interval_s)
+        may_wait = lane_time and not due
         changed_at = EPOCH + timedelta(microseconds=now_us)
         withheld = self._shown if self.catching_up else ()
+        batch = []
         for key, since_us in keys:
             if key in withheld:
                 continue
+            held = may_wait and now < self._quiet_at(key)
+            if held and self.catching_up:
+                self._wait(key, since_us)
+                continue
             seen, balance = ledger.settle(key)
             digest = digest_of(seen)
-            latest = self._latest.get(key)
-            before_digest, before = (balance.digest, balance.published) if latest is None else latest[:2]
+            before_digest, before = latest.get(key) or (balance.digest, balance.published)
             if digest == before_digest and key not in forced:
                 self._no_longer_waiting(key)
                 continue
             statuses = seen.statuses()
             urgent = is_urgent(before, statuses)
-            if self._interval_s and not due and (not urgent or self.catching_up):
-                last = self._last_sent.get(key)
-                if last is not None and now < last + self._interval_s:
-                    if key not in self._waiting:
-                        self._waiting[key] = since_us
-                        heappush(self._due, (last + self._interval_s, key))
-                    continue
-            lane = "urgent" if urgent else "routine"
+            if held and not urgent:
+                self._wait(key, since_us)
+                continue
             if self._counter == COUNTER_MAX:
                 raise OverflowError("the version counter of this generation is used up; a restart claims a new one")
             self._counter += 1
             version = self.generation << 32 | self._counter
-            cause = ledger.publishing(key)
-            value = encode(record_of(key, seen, balance, cause, version, lane, changed_at))
+            lane = "urgent" if urgent else "routine"
+            value = encode(record_of(key, seen, balance, ledger.publishing(key), version, lane, changed_at))
             batch.append((key, value))
-            mark = LaneLatencies.mark(self._waiting.get(key) or since_us, urgent)
-            self._in_flight.append((key, value, digest, statuses, version, mark))
-            self._latest[key] = (digest, statuses, version)
-            self.availability_stream.sent += 1
+            shown = latest[key] = (digest, statuses)
+            in_flight.append((key, value, shown, LaneLatencies.mark(waiting.get(key) or since_us, urgent)))
+            stream.sent += 1
             self._stats.records_by_lane[lane] += 1
-            forced.discard(key)
-            if self._interval_s:
-                self._last_sent[key] = now
-                self._sent_order.append((now, key))
-            self._no_longer_waiting(key)
+            if forced:
+                forced.discard(key)
+            if lane_time:
+                self._sent[key] = now
+            if waiting:
+                self._no_longer_waiting(key)
         if batch:
             self._wire.availability(self.partition, batch, self._availability_delivered)
+
+    def _quiet_at(self, key: str) -> float:
+        """When the routine interval of a key is over; long ago if it was not sent lately."""
+        sent_at = self._sent.get(key)
+        if sent_at is None:
+            sent_at = self._sent_before.get(key, _LONG_AGO)
+        return sent_at + self._interval_s
+
+    def _wait(self, key: str, since_us: int) -> None:
+        """Send a key at the end of its interval, whatever its newest state is then."""
+        if key not in self._waiting:
+            self._waiting[key] = since_us
+            heappush(self._due, (self._quiet_at(key), key))
 
     def _no_longer_waiting(self, key: str) -> None:
         if key in self._waiting:
@@ -324,26 +348,33 @@ class Outlet:
         if error is not None or self.closed:
             self._undelivered(error, message)
             return
-        key, value, digest, statuses, version, mark = self._in_flight.popleft()
+        key, value, shown, mark = self._in_flight.popleft()
         assert message.key() == key.encode(), "acknowledgements of one partition come in the order of sending"
         offset = message.offset()
         self.availability_stream.acknowledge(offset)
-        if self._latest[key][2] == version:
+        if self._latest.get(key) is shown:
             del self._latest[key]
-        self.ledger.acknowledge(key, digest, statuses)
+        self.ledger.acknowledge(key, *shown)
         if offset is not None:
             self._on_published(self.partition, key, value, offset, mark)
 
     # Rules
 
     def look_again(self, sku: str | None, location: str | None, cause: CauseValues | None) -> None:
-        """Rules changed: look at the keys they may concern, little by little; None stands for any."""
-        if sku is None and location is None and self._sweeps and not self._sweeps[-1].at:
-            last = self._sweeps[-1]
-            last.sku = last.location = None
-            last.cause = cause
-            return
-        self._sweeps.append(_Sweep([], 0, sku, location, cause))
+        """Rules changed: look at the keys they may concern, little by little; None stands for any.
+
+        Changes that wait to be looked at are looked at together where that spares a pass over all keys.
+        """
+        waiting = self._sweeps[-1] if self._sweeps and not self._sweeps[-1].at else None
+        if sku is not None:
+            if waiting is not None and waiting.skus is not None:
+                waiting.skus[sku] = cause
+            else:
+                self._sweeps.append(_Sweep({sku: cause}, None, None))
+        elif waiting is not None and waiting.skus is None and location in (None, waiting.location):
+            waiting.location, waiting.cause = location, cause
+        else:
+            self._sweeps.append(_Sweep(None, location, cause))
 
     @property
     def sweeping(self) -> int:
@@ -357,14 +388,15 @@ class Outlet:
         sweep = self._sweeps[0]
         if not sweep.at:
             sweep.keys = self.ledger.keys()
-        upto = min(len(sweep.keys), sweep.at + (SWEEP_KEYS if sweep.sku is None else 20 * SWEEP_KEYS))
+        upto = min(len(sweep.keys), sweep.at + (SWEEP_KEYS if sweep.skus is None else 20 * SWEEP_KEYS))
         for key in sweep.keys[sweep.at : upto]:
             sku, _, location = key.partition("|")
-            if sweep.sku not in (None, sku) or sweep.location not in (None, location):
+            if sweep.location not in (None, location) or (sweep.skus is not None and sku not in sweep.skus):
                 continue
             if self.ledger.differs(key, digest_of):
-                if sweep.cause is not None:
-                    self.ledger.set_cause(key, sweep.cause)
+                cause = sweep.cause if sweep.skus is None else sweep.skus[sku]
+                if cause is not None:
+                    self.ledger.set_cause(key, cause)
                 self.ledger.touched.setdefault(key, 0)
             elif key in self._latest:
                 self.ledger.touched.setdefault(key, 0)
@@ -387,12 +419,12 @@ class Outlet:
             refusal, original = letter.refusal, _headers_of(message)
             if original is None:
                 refusal = Refusal(refusal.reason, f"{refusal.detail} (its headers are left out: a name is not UTF-8)")
-            headers = headers_for(refusal, topic, partition, offset, at, original or [])
-            value, headers = fitting(message.key(), message.value(), headers)
+            ours = headers_for(refusal, topic, partition, offset, at)
+            key, value, headers = fitting(message.key(), message.value(), original or [], ours)
             self.letters_stream.sent += 1
             reasons = self._stats.letters_by_reason
             reasons[letter.refusal.reason] = reasons.get(letter.refusal.reason, 0) + 1
-            self._wire.dead_letter(self.partition, message.key(), value, headers, self._letter_delivered)
+            self._wire.dead_letter(self.partition, key, value, headers, self._letter_delivered)
 
     def _letter_delivered(self, error: KafkaError | None, message: Message) -> None:
         if error is not None or self.closed:
@@ -405,10 +437,9 @@ class Outlet:
     def cut(self, now: float, complete: bool = False) -> None:
         """Make the state durable as it is now; the positions it stands for become ready once all is acknowledged.
 
-        Digests that nothing else makes worth a record are written when the partition is quiet, each few seconds, or if
-        the cut is to be `complete`.
+        Digests that nothing else makes worth a record are written each few seconds, or if the cut is to be `complete`.
         """
-        complete = complete or not self.ledger.dirty or now >= self._complete_at + COMPLETE_INTERVAL_S
+        complete = complete or now >= self._complete_at + COMPLETE_INTERVAL_S
         if complete:
             self._complete_at = now
         in_doubt = self._latest.keys() | self._waiting.keys()
@@ -419,7 +450,7 @@ class Outlet:
         self.state_stream.sent += len(records)
         self._stats.state_records += len(records)
         self._wire.state(self.partition, records, self._state_delivered)
-        self._cut_at = now
+        self._cut_at, self._cut_wanted_at = now, None
         # What a restart must show again stays in its tail until it has been shown.
         tail_start = self._tail_start if self._shown else self.availability_stream.next_offset
         self._cut = _Cut(
@@ -432,11 +463,20 @@ class Outlet:
         )
 
     def cut_due(self, now: float, interval_s: float) -> bool:
-        """Whether a new cut should be made."""
+        """Whether a new cut should be made.
+
+        One that is wanted waits up to another interval for the acknowledgements under way: a digest that is known then
+        needs no record of its own later.
+        """
         if self._cut is not None or now < self._cut_at + interval_s or self.has_gap:
             return False
         ledger = self.ledger
-        return ledger.dirty or ledger.unsaved or tuple(ledger.totals.positions) != self._committed
+        unsaved = ledger.unsaved and now >= self._complete_at + COMPLETE_INTERVAL_S
+        if not (ledger.dirty or unsaved or tuple(ledger.totals.positions) != self._committed):
+            return False
+        if self._cut_wanted_at is None:
+            self._cut_wanted_at = now
+        return self.availability_stream.idle or now >= self._cut_wanted_at + interval_s
 
     def cut_ready(self) -> tuple[tuple[int, ...], str] | None:
         """Positions and metadata of a cut whose records are all acknowledged; once."""

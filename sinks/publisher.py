@@ -130,6 +130,7 @@ class Publisher:
         self._view, self._commits, self._reader, self._writer = view, commits, reader, writer
         self._clock, self._wall_us, self._log = clock, wall_us, log
         self._failure: Exception | None = None
+        self._acknowledged_us = 0  # when the poll began that brings acknowledgements: one reading for all of them
         config = {
             **client_config,
             "acks": "all",
@@ -210,11 +211,11 @@ class Publisher:
         Args:
             cuts_allowed: no batch is between source and sink, so that positions and publications agree.
         """
+        now = self._clock()
+        now_us = self._acknowledged_us = self._wall_us()
         self._outputs.poll(0)
         self._states.poll(0)
         self._raise_failure()
-        now = self._clock()
-        now_us = self._wall_us()
         for outlet in self.outlets.values():
             if outlet.has_gap:
                 self._repair(outlet)
@@ -267,6 +268,7 @@ class Publisher:
                 elif outlet.availability_stream.idle:
                     outlet.cut(self._clock(), complete=True)
                     last_cut.add(outlet)
+            self._acknowledged_us = self._wall_us()
             self._outputs.poll(0.002)
             self._states.poll(0)
             self._raise_failure()
@@ -340,7 +342,7 @@ class Publisher:
             self.failed(error, message)
 
     def _published(self, partition: int, key: str, value: bytes, offset: int, mark: int) -> None:
-        self.acknowledged.observe(mark, self._wall_us())
+        self.acknowledged.observe(mark, self._acknowledged_us)
         self._view.delivered(partition, key, value, offset, mark)
 
     def _hand_over(self, outlet: Outlet) -> None:

@@ -52,10 +52,21 @@ class Commits:
         self.send: Callable[[list[TopicPartition]], None] = _not_connected  # set by the consumer's owner
 
     def own(self, partition: int, committed: Committed | None, now: float) -> None:
-        """From its assignment on, a partition counts for the lease; what stands committed is repeated to keep it."""
-        if not self._owned:
-            self.lease_ends = now + self.lease_s
+        """A partition was assigned: from now on it counts for the lease, and what stands committed is repeated.
+
+        Where nothing ever was committed there is nothing to repeat; it counts from its opening on (`opened`).
+        """
+        if committed is not None:
+            self._start_lease(now)
         self._owned[partition] = committed
+
+    def opened(self, now: float) -> None:
+        """A partition was restored: its first commit follows soon."""
+        self._start_lease(now)
+
+    def _start_lease(self, now: float) -> None:
+        if self.lease_ends == float("inf"):
+            self.lease_ends = now + self.lease_s
 
     def disown(self, partition: int) -> None:
         """A partition that was taken away needs no commits any more."""
@@ -71,7 +82,7 @@ class Commits:
 
     def age_s(self, now: float) -> float:
         """Seconds since the last acknowledged commit was sent, 0 while nothing is owned."""
-        return 0.0 if not self._owned else max(0.0, now - (self.lease_ends - self.lease_s))
+        return 0.0 if self.lease_ends == float("inf") else max(0.0, now - (self.lease_ends - self.lease_s))
 
     def expired(self, now: float) -> bool:
         """Whether the lease is over: nothing may be produced any more."""

@@ -152,6 +152,7 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
         self._assignments: dict[int, _Assignment] = {}
         self._catching_up: set[int] = set()
         self._backlog = 0
+        self._held_back = False
         self._restored: list[Restored] = []
         self._bounds = LogBounds(options.client_config, options.topics)
         self._epoch = 0
@@ -194,7 +195,8 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
             if drained:
                 self._finish_all()
                 raise StopIteration
-        elif self._outgoing.has_room:
+        else:
+            self._hold_back(not self._outgoing.has_room)
             self._read()
         if self._failure is not None:
             raise self._failure
@@ -242,6 +244,22 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
             self._pass_on([first, *self._consumer.consume(size, 0)])
         if self._catching_up:
             self._say_caught_up()
+
+    def _hold_back(self, hold: bool) -> None:
+        """While too much is unacknowledged no input comes; the group and its commits are served all the same."""
+        if hold == self._held_back:
+            return
+        self._held_back = hold
+        live = [
+            TopicPartition(topic, partition)
+            for partition, assignment in self._assignments.items()
+            if assignment.live
+            for topic in self._options.topics
+        ]
+        if hold:
+            self._consumer.pause(live)
+        else:
+            self._consumer.resume(live)
 
     def _pass_on(self, messages: list[Message]) -> None:
         by_partition: dict[int, list[Message]] = {}
@@ -308,7 +326,7 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
         for restored in self._restored:
             assignment = self._assignments.get(restored.partition)
             if assignment is None or assignment.epoch != restored.epoch:
-                continue
+                continue  # lost meanwhile, wholly or in part
             bounds = self._bounds.answer(restored.partition)
             if bounds is None:
                 still_unknown.append(restored)
@@ -333,6 +351,8 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
         self._pending.append((str(partition), Opened(restored, starts)))
         self._owe_settings(partition, assignment, self._settings.refused)
         self._count_owned()
+        self._commits.opened(self._clock())
+        self._held_back = False
         self._consumer.resume([TopicPartition(topic, partition) for topic in self._options.topics])
 
     def _resolve_positions(self, partition: int, assignment: _Assignment, bounds: Bounds) -> None:
@@ -450,33 +470,36 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
         """Forget partitions at once; one that is kept for other topics starts over when it is whole again."""
         self.stats.revocations += len(partitions)
         for tp in partitions:
-            assignment = self._assignments.get(tp.partition)
+            if tp.partition in self._assignments:
+                self._assignments[tp.partition].held.discard(tp.topic)
+        for partition in {tp.partition for tp in partitions}:
+            assignment = self._assignments.get(partition)
             if assignment is None:
                 continue
-            assignment.held.discard(tp.topic)
-            if assignment.live:
-                self._pending.append((str(tp.partition), Closed(assignment.epoch)))
-                self._restart(tp.partition, assignment)
+            self._restorer.abandon(partition)
+            self._bounds.forget(partition)
+            self._catching_up.discard(partition)
+            self._commits.disown(partition)
+            self._outgoing.lose(partition)
+            was_live, assignment.live = assignment.live, False
+            if was_live:
+                self._pending.append((str(partition), Closed(assignment.epoch)))
+            self._epoch += 1
+            assignment.epoch = self._epoch
             if not assignment.held:
-                del self._assignments[tp.partition]
-            self._restorer.abandon(tp.partition)
-            self._bounds.forget(tp.partition)
-            self._commits.disown(tp.partition)
-            self._outgoing.lose(tp.partition)
+                del self._assignments[partition]
+            elif was_live:
+                self._back_to_committed(partition, assignment)
         self._count_owned()
 
-    def _restart(self, partition: int, assignment: _Assignment) -> None:
-        """What is still held of a broken-up partition waits, back at its committed position."""
-        self._epoch += 1
-        assignment.epoch, assignment.live = self._epoch, False
-        self._catching_up.discard(partition)
+    def _back_to_committed(self, partition: int, assignment: _Assignment) -> None:
+        """What is still held of a broken-up partition waits, at its committed positions."""
         kept = [TopicPartition(topic, partition) for topic in assignment.held]
-        if kept:
-            self._consumer.pause(kept)
-            for tp in self._consumer.committed(kept, timeout=BROKER_TIMEOUT_S):
-                tp.offset = tp.offset if tp.offset >= 0 else OFFSET_BEGINNING
-                assignment.start[tp.topic] = tp.offset
-                self._consumer.seek(tp)
+        self._consumer.pause(kept)
+        for tp in self._consumer.committed(kept, timeout=BROKER_TIMEOUT_S):
+            tp.offset = tp.offset if tp.offset >= 0 else OFFSET_BEGINNING
+            assignment.start[tp.topic] = tp.offset
+            self._consumer.seek(tp)
 
     def _send_commit(self, offsets: list[TopicPartition]) -> None:
         try:

@@ -51,6 +51,7 @@ class _Progress:
     restored: Restored
     tails: dict[str, int]
     newest_claim: int = 0
+    newest_seen: int = 0  # the highest generation that anything was written with
     claiming: bool = False
     claimed: int = 0
     state_done: bool = False
@@ -109,7 +110,9 @@ class Restorer:
             self._letters: OFFSET_BEGINNING if committed is None else committed.dead_letters,
         }
         tail_start = 0 if committed is None else committed.availability
-        self._progress[partition] = _Progress(Restored(partition, epoch, tail_start=tail_start), tails)
+        progress = _Progress(Restored(partition, epoch, tail_start=tail_start), tails)
+        progress.newest_seen = 0 if committed is None else committed.generation
+        self._progress[partition] = progress
         self._to_assign.append(TopicPartition(self._state, partition, OFFSET_BEGINNING))
 
     def abandon(self, partition: int) -> None:
@@ -202,7 +205,7 @@ class Restorer:
     def _claim_next(self, progress: _Progress) -> None:
         if progress.claiming:
             return
-        progress.claimed = max(progress.newest_claim, progress.claimed) + 1
+        progress.claimed = max(progress.newest_claim, progress.newest_seen, progress.claimed) + 1
         if progress.claimed > GENERATION_MAX:
             raise RestoreFailed(
                 f"partition {progress.restored.partition} has used up all {GENERATION_MAX} generations; "
@@ -228,6 +231,8 @@ class Restorer:
             restored.rewrite.discard(name)
             return
         generation, packed = open_envelope(value)
+        if generation > progress.newest_seen:
+            progress.newest_seen = generation
         if generation < progress.newest_claim:
             restored.rewrite.add(name)  # a fenced writer's late record: not ours to believe
             return

@@ -112,6 +112,7 @@ class SettingsTopic:
         setting = decode_setting(key, value)
         if isinstance(setting, Refusal):
             # The compacted topic keeps only this record of its key, so whatever stood there before ends with it.
+            self.refused = [r for r in self.refused if r.message.key() != key]
             self.refused.append(RefusedSetting(message, setting))
             return self._remove((key or b"").decode(errors="replace"))
         cause = (type_of(setting), setting.id, setting.source, micros(setting.occurred_at))

@@ -10,6 +10,8 @@ from msgspec import Struct
 
 MOVEMENTS_MAX = 1_024  # Movements kept per balance, so that a late count knows what happened after it.
 MOVEMENTS_HORIZON_US = 24 * 3_600 * 1_000_000  # ... and for how long before the newest of them.
+_SPAN_US_MAX = 2 * MOVEMENTS_HORIZON_US
+_NEVER_US = 2**63 - 1
 _LOG_LENGTH_MAX = 2 * (MOVEMENTS_MAX + MOVEMENTS_MAX // 4)  # Dropped in portions, so that each costs little.
 
 HAS_BASELINE = 1  # a count or receipt was heard
@@ -94,22 +96,22 @@ class Movements:
 
     def __init__(self) -> None:
         self._log = array("q")
-        self._first_us = 0
+        self._first_us = _NEVER_US  # of the oldest movement, or earlier
 
     def __len__(self) -> int:
         return len(self._log) // 2
 
     def add(self, time_us: int, units: int) -> int:
         """Remember a movement; the time of the newest movement dropped to make room comes back, 0 if none was."""
-        log = self._log
-        if not log or time_us < self._first_us:
-            self._first_us = time_us
+        log, first_us = self._log, self._first_us
         log.append(time_us)
         log.append(units)
+        if time_us < first_us:
+            self._first_us = first_us = time_us
         if len(log) > _LOG_LENGTH_MAX:
             times = sorted(log[0::2])
             return self._drop_through(times[len(times) - MOVEMENTS_MAX - 1])
-        if self._first_us < time_us - 2 * MOVEMENTS_HORIZON_US:
+        if time_us - first_us > _SPAN_US_MAX:
             return self.forget_before(time_us - MOVEMENTS_HORIZON_US)
         return 0
 
@@ -135,13 +137,14 @@ class Movements:
         log = self._log
         kept = [(at, units) for at, units in zip(log[0::2], log[1::2], strict=True) if at > time_us]
         self._log = array("q", [number for movement in kept for number in movement])
-        self._first_us = min((at for at, _ in kept), default=0)
+        self._first_us = min((at for at, _ in kept), default=_NEVER_US)
         return time_us
 
 
 def apply_movement(balance: Balance, movements: Movements, time_us: int, units: int) -> bool:
     """Move on_hand by signed units as of a time; False if the newest count already includes it."""
-    if balance.count is not None and time_us < balance.count[0]:
+    count = balance.count
+    if count is not None and time_us < count[0]:
         return False
     balance.on_hand += units
     if time_us > balance.moved_us:

@@ -40,7 +40,26 @@ def effect_of(event: e.StockFact) -> Effect:
     return _EFFECTS[type(event)](event)
 
 
-def _physical(event: Any, units: int, time_us: int, gives_back: bool = False, baseline: bool = False) -> Effect:
+# Facts that move units in or out, by what one told unit does to on_hand.
+DIRECTIONS: dict[type, int] = {
+    e.PosSale: -1,
+    e.PosReturn: 1,
+    e.WmsReceipt: 1,
+    e.WmsShipment: -1,
+    e.WmsShipmentVoided: 1,
+    e.WmsAdjustment: 1,
+    e.OrderFulfilled: -1,
+}
+BASELINES = frozenset({e.WmsReceipt, e.WmsCount})  # From these on the stock is known.
+
+
+def _moved(event: Any) -> Effect:
+    kind = type(event)
+    units = DIRECTIONS[kind] * event.units
+    return _physical(event, units, micros(event.occurred_at), kind is e.WmsShipmentVoided, kind in BASELINES)
+
+
+def _physical(event: Any, units: int, time_us: int, gives_back: bool, baseline: bool = False) -> Effect:
     hold = line = None
     if units < 0:
         if event.reservation is not None:
@@ -55,12 +74,6 @@ def _physical(event: Any, units: int, time_us: int, gives_back: bool = False, ba
 
 def _told(event: Any, kind: FactKind, units: int | None, time_us: int, end_us: int | None = None) -> Fact:
     return fact(kind, time_us, event.source, event.id, event.location, units, end_us)
-
-
-def _sale(event: e.PosSale) -> Effect:
-    if event.reservation is None and event.order_line is None and event.state == "sellable":
-        return Effect(micros(event.occurred_at), -event.units)  # by far the most frequent fact
-    return _physical(event, -event.units, micros(event.occurred_at))
 
 
 def _void(event: e.PosVoid) -> Effect:
@@ -108,13 +121,8 @@ def _deallocated(event: e.OrderDeallocated) -> Effect:
 
 
 _EFFECTS: dict[type, Callable[[Any], Effect]] = {
-    e.PosSale: _sale,
-    e.PosReturn: lambda event: _physical(event, event.units, micros(event.occurred_at)),
+    **dict.fromkeys(DIRECTIONS, _moved),
     e.PosVoid: _void,
-    e.WmsReceipt: lambda event: _physical(event, event.units, micros(event.occurred_at), baseline=True),
-    e.WmsShipment: lambda event: _physical(event, -event.units, micros(event.occurred_at)),
-    e.WmsShipmentVoided: lambda event: _physical(event, event.units, micros(event.occurred_at), gives_back=True),
-    e.WmsAdjustment: lambda event: _physical(event, event.units, micros(event.occurred_at)),
     e.WmsCount: _counted,
     e.WmsStatusChanged: _status_changed,
     e.ReservationCreated: _created,
@@ -122,7 +130,6 @@ _EFFECTS: dict[type, Callable[[Any], Effect]] = {
     e.ReservationReleased: _released,
     e.OrderAllocated: _allocated,
     e.OrderDeallocated: _deallocated,
-    e.OrderFulfilled: lambda event: _physical(event, -event.units, micros(event.occurred_at)),
 }
 
 SUPPORTED = frozenset(_EFFECTS)

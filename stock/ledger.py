@@ -8,14 +8,17 @@ The ledger neither reads a clock nor does I/O. It says what happened by return v
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable
+from typing import Any
 
 import msgspec
 import xxhash
 
-from stock.availability import View, low_flags, view
+from stock.availability import LOW_STOCK, View, low_flags, view
 from stock.balance import (
     CAUSE_PINNED,
     HAS_BASELINE,
+    LOW_PICKUP,
+    LOW_SHIP,
     Balance,
     Cause,
     Movements,
@@ -25,8 +28,8 @@ from stock.balance import (
     unpack,
 )
 from stock.commitments import Change, Commitments, hold_key, is_order_key, line_key
-from stock.effects import Effect, effect_of
-from stock.events import OrderAllocated, PosReturn, PosVoid, ReservationCreated, StockFact, WmsReceipt
+from stock.effects import BASELINES, DIRECTIONS, Effect, effect_of
+from stock.events import OrderAllocated, PosReturn, ReservationCreated, StockFact, WmsReceipt
 from stock.policies import Policies
 from stock.recent import Recent, Row
 from stock.times import micros
@@ -58,6 +61,7 @@ class Totals(msgspec.Struct, array_like=True, gc=False):
     forgotten_us: int = 0
 
 
+_hash = xxhash.xxh3_64_intdigest
 _encoder = msgspec.msgpack.Encoder()
 _totals_decoder = msgspec.msgpack.Decoder(Totals)
 
@@ -107,6 +111,7 @@ class Ledger:
         self._movements: dict[str, Movements] = {}
         self._dirty: dict[str, None] = {}
         self._unsaved: dict[str, None] = {}
+        self._totals_dirty = False
         self._durable = [0] * TOPIC_COUNT
         self._replay_until = [0] * TOPIC_COUNT
         self._covered: dict[tuple[int, int], int] = {}
@@ -152,7 +157,8 @@ class Ledger:
             LimitReached: nothing was changed; the caller refuses the record.
             Exception: whatever `admit` raises; nothing was changed.
         """
-        key = f"{event.sku}|{event.location}"
+        sku = event.sku
+        key = f"{sku}|{event.location}"
         if offset < self._replay_until[topic]:
             self._show_again(key, timestamp_us)
             if offset < self._durable[topic]:
@@ -166,39 +172,55 @@ class Ledger:
             if packed is not None:
                 balance = self._active[key] = unpack(packed)
             else:
-                self._admit(event.sku, event.location)
+                self._admit(sku, event.location)
         if balance is not None and offset <= balance.applied[topic]:
             return self._complete(event, topic, offset, APPLIED, timestamp_us)  # done, but its journal row is gone
-        id_hash = xxhash.xxh3_64_intdigest(f"{event.sku}\0{event.source}\0{event.id}".encode())
-        if id_hash in self.recent.ids:
-            self.totals.positions[topic] = offset + 1
+        totals, recent = self.totals, self.recent
+        id_hash = _hash(f"{sku}\0{event.source}\0{event.id}".encode())
+        if id_hash in recent.ids:
+            totals.positions[topic] = offset + 1
             if balance is not None:
                 balance.applied[topic] = offset
                 self._dirty[key] = None
-            return self._record((key, topic, DUPLICATE, offset, 0, 0, 0), timestamp_us)
-        effect = effect_of(event)
-        if type(event) in _OPENS_ORDER:
+            totals.by_outcome[DUPLICATE] += 1
+            recent.see((key, topic, DUPLICATE, offset, 0, 0, 0), timestamp_us)
+            return DUPLICATE
+        kind = event.__class__
+        if kind in _OPENS_ORDER:
             self._check_limit(event)
-        self.totals.positions[topic] = offset + 1
+        totals.positions[topic] = offset + 1
         if balance is None:
             balance = self._active[key] = Balance([-1] * TOPIC_COUNT)
             self._fresh += 1
-        outcome = self._move(key, balance, effect)
         balance.applied[topic] = offset
-        occurred_us = effect.time_us if event.__class__ is not PosVoid else micros(event.occurred_at)
+        occurred_us = micros(event.occurred_at)
+        fact: Any = event
+        if kind in DIRECTIONS and fact.state == "sellable" and fact.reservation is None and fact.order_line is None:
+            # By far the most frequent: nothing but units in or out. Says the same as its `Effect`, at half the price.
+            time_us, units = occurred_us, DIRECTIONS[kind] * fact.units
+            outcome = self._move_units(key, balance, time_us, units)
+            if kind in BASELINES:
+                balance.flags |= HAS_BASELINE
+            changed = outcome == APPLIED
+        else:
+            effect = effect_of(event)
+            time_us, units = effect.time_us, effect.units
+            outcome = self._move(key, balance, effect)
+            if effect.hold is not None or effect.line is not None:
+                self._tell_orders(event, effect, topic, offset, timestamp_us)
+            changed = outcome == APPLIED or bool(effect.states)
         _heard(balance, topic, occurred_us)
-        if effect.hold is not None or effect.line is not None:
-            self._tell_orders(event, effect, topic, offset, timestamp_us)
-        if outcome == APPLIED or effect.states or balance.cause is None:
+        if changed or balance.cause is None:
             _set_cause(balance, event, occurred_us)
             if self.policies.banded:
                 self._step_band(key, balance)
         self._dirty[key] = None
         if key not in self.touched:
             self.touched[key] = timestamp_us
-        self.recent.ids.add(id_hash)
-        moved = effect.units if outcome == APPLIED else 0
-        return self._record((key, topic, outcome, offset, id_hash, effect.time_us, moved), timestamp_us)
+        recent.ids.add(id_hash)
+        totals.by_outcome[outcome] += 1
+        recent.see((key, topic, outcome, offset, id_hash, time_us, units if outcome == APPLIED else 0), timestamp_us)
+        return outcome
 
     def refuse(self, topic: int, offset: int) -> bool:
         """Count a record that goes to the dead letters; False if the restored state counts it already."""
@@ -217,34 +239,35 @@ class Ledger:
 
     def view(self, key: str) -> View:
         """What can be sold at a known key, now."""
-        sku, _, location = key.partition("|")
-        return view(self.balance(key), self.commitments.units(key), self.policies.terms(sku, location))
+        return self._view(key, self.balance(key))
 
     def differs(self, key: str, digest_of: Callable[[View], int]) -> bool:
         """Whether what holds at a known key now is not what was last acknowledged; leaves idle balances packed."""
         balance = self._active.get(key) or unpack(self._idle[key])
-        sku, _, location = key.partition("|")
-        seen = view(balance, self.commitments.units(key), self.policies.terms(sku, location))
-        return digest_of(seen) != balance.digest
+        return digest_of(self._view(key, balance)) != balance.digest
 
     def settle(self, key: str) -> tuple[View, Balance]:
         """The view of a known key, its LOW bits brought up to it, and its balance."""
         balance = self.balance(key)
-        seen = self.view(key)
-        flags = low_flags(seen, balance.flags)
-        if flags != balance.flags:
-            balance.flags = flags
-            self._dirty[key] = None
+        seen = self._view(key, balance)
+        flags = balance.flags
+        if flags & _LOW or seen.ship.status == LOW_STOCK or seen.pickup.status == LOW_STOCK:
+            settled = low_flags(seen, flags)
+            if settled != flags:
+                balance.flags = settled
+                self._dirty[key] = None
         return seen, balance
 
     def publishing(self, key: str) -> Cause | None:
         """The cause to publish a key's record with; the next fact then names a new one.
 
-        From here until its acknowledgement nobody knows what the topic says of the key, which the state must tell.
+        From here until its acknowledgement nobody knows what the topic says of the key, which the state must tell;
+        a key whose digest is not saved yet says so already.
         """
         balance = self.balance(key)
         balance.flags &= ~CAUSE_PINNED
-        self._dirty[key] = None
+        if key not in self._unsaved:
+            self._dirty[key] = None
         return balance.cause
 
     def acknowledge(self, key: str, digest: int, statuses: int) -> None:
@@ -256,7 +279,9 @@ class Ledger:
 
     def rewrite(self, key: str) -> None:
         """Write this state key again with the next flush: what stands on the topic is not ours."""
-        if key in self:
+        if key == OUTCOMES_KEY:
+            self._totals_dirty = True
+        elif key in self:
             self.balance(key)
             self._dirty[key] = None
         elif is_order_key(key):
@@ -284,8 +309,8 @@ class Ledger:
 
     @property
     def dirty(self) -> bool:
-        """Whether a flush would write more than the totals and digests."""
-        return bool(self._dirty or self.commitments.dirty or self.recent.dirty)
+        """Whether a flush would write more than digests and totals that the topic has already."""
+        return bool(self._dirty or self._totals_dirty or self.commitments.dirty or self.recent.dirty)
 
     @property
     def unsaved(self) -> bool:
@@ -330,6 +355,7 @@ class Ledger:
         if len(active) > ACTIVE_MAX:
             self._active = {key: active[key] for key in unsaved}
         self.totals.clock_us = self.commitments.clock_us
+        self._totals_dirty = False
         records.append((OUTCOMES_KEY, _encoder.encode(self.totals)))
         return records
 
@@ -361,10 +387,9 @@ class Ledger:
 
     # Inside
 
-    def _record(self, row: Row, timestamp_us: int) -> int:
-        self.totals.by_outcome[row[2]] += 1
-        self.recent.see(row, timestamp_us)
-        return row[2]
+    def _view(self, key: str, balance: Balance) -> View:
+        sku, _, location = key.partition("|")
+        return view(balance, self.commitments.units(key), self.policies.terms(sku, location))
 
     def _show_again(self, key: str, timestamp_us: int) -> None:
         """A replayed record's key is published anew: what became of its record before the restart is not known."""
@@ -386,11 +411,7 @@ class Ledger:
         if effect.baseline:
             balance.flags |= HAS_BASELINE
         if effect.units:
-            movements = self._movements.get(key)
-            if movements is None:
-                movements = self._movements[key] = Movements()
-            if not apply_movement(balance, movements, effect.time_us, effect.units):
-                outcome = ABSORBED
+            outcome = self._move_units(key, balance, effect.time_us, effect.units)
         elif effect.count is not None:
             movements = self._movements.get(key) or Movements()
             result = apply_count(balance, movements, effect.count, effect.counted, self.totals.forgotten_us)
@@ -398,6 +419,12 @@ class Ledger:
         for state, units in effect.states:
             balance.move_state(state, units)
         return outcome
+
+    def _move_units(self, key: str, balance: Balance, time_us: int, units: int) -> int:
+        movements = self._movements.get(key)
+        if movements is None:
+            movements = self._movements[key] = Movements()
+        return APPLIED if apply_movement(balance, movements, time_us, units) else ABSORBED
 
     def _tell_orders(self, event: StockFact, effect: Effect, topic: int, offset: int, timestamp_us: int) -> None:
         sku = event.sku
@@ -420,7 +447,7 @@ class Ledger:
         """Where LOW_STOCK depends on the way there, every step counts and not only those that are published."""
         sku, _, location = key.partition("|")
         if self.policies.terms(sku, location).banded:
-            balance.flags = low_flags(self.view(key), balance.flags)
+            balance.flags = low_flags(self._view(key, balance), balance.flags)
 
     def _check_limit(self, event: StockFact) -> None:
         if isinstance(event, ReservationCreated):
@@ -462,6 +489,7 @@ class Ledger:
         return True
 
 
+_LOW = LOW_SHIP | LOW_PICKUP
 _OPENS_ORDER = frozenset({ReservationCreated, OrderAllocated})
 _KEPT_CAUSES = frozenset({PosReturn, WmsReceipt})
 
@@ -480,8 +508,9 @@ def _heard(balance: Balance, topic: int, occurred_us: int) -> None:
 
 def _set_cause(balance: Balance, event: StockFact, occurred_us: int) -> None:
     """Name the cause of the next record; a receipt or return stays until it is published, for backorder releasers."""
-    kept = type(event) in _KEPT_CAUSES
-    if balance.cause is not None and balance.flags & CAUSE_PINNED and not kept:
+    kind = event.__class__
+    if kind in _KEPT_CAUSES:
+        balance.flags |= CAUSE_PINNED
+    elif balance.flags & CAUSE_PINNED and balance.cause is not None:
         return
-    balance.cause = (type(event).__struct_config__.tag, event.id, event.source, occurred_us)  # type: ignore[assignment]
-    balance.flags = balance.flags | CAUSE_PINNED if kept else balance.flags
+    balance.cause = (kind.__struct_config__.tag, event.id, event.source, occurred_us)  # type: ignore[assignment]

@@ -78,9 +78,9 @@ class Hold(Struct, gc=False, array_like=True):
         return self.left
 
     def last_us(self) -> int:
-        """The newest time this hold knows of: its last fact or its end."""
+        """The newest time that matters to this hold: its last fact, or its end while it binds units."""
         newest = self.facts[-1].time_us if self.facts else 0
-        return max(newest, self.expires_at_us or 0)
+        return max(newest, self.expires_at_us or 0) if self.left else newest
 
     def _folded(self, facts: list[Fact]) -> tuple[str | None, int, int | None]:
         location, left, end = self.base

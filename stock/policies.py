@@ -47,74 +47,111 @@ class Policies:
     """All locations and policies in force, resolved on demand per (SKU, location).
 
     Not thread-safe. `revision` counts the changes, so that a reader can tell whether it has seen them all.
-    `banded`: somewhere LOW_STOCK may depend on the way there.
+    A change forgets only what it can concern, since a retailer has a safety stock for every SKU.
     """
 
     def __init__(self) -> None:
         self.revision = 0
-        self.banded = False
         self._locations: dict[str, LocationSet] = {}
         self._policies: dict[str, PolicySet] = {}
+        self._in_scope: dict[tuple[str | None, str | None], dict[str, PolicySet]] = {}  # by SKU and location, then id
+        self._per_sku: dict[str, int] = {}  # how many policies name the SKU
+        self._with_exit = 0
         self._by_location: dict[str, Terms] = {}
-        self._by_key: dict[tuple[str, str], Terms] = {}
-        self._skus: frozenset[str] = frozenset()
+        self._by_sku: dict[str, dict[str, Terms]] = {}
+        self._cached = 0
+
+    @property
+    def banded(self) -> bool:
+        """Whether LOW_STOCK may depend on the way there, somewhere."""
+        return self._with_exit > 0
 
     def set_location(self, location: LocationSet) -> None:
         """Describe a location; the newest description holds."""
         self._locations[location.location] = location
-        self._changed()
+        self._changed(None, location.location)
 
     def remove_location(self, location: str) -> None:
         """Forget a location: it counts as a store with both modes on."""
         if self._locations.pop(location, None) is not None:
-            self._changed()
+            self._changed(None, location)
 
     def set_policy(self, policy: PolicySet) -> Scope | None:
         """Put a policy in force; the scope that it replaces comes back, or None if its id is new."""
-        replaced = self._policies.get(policy.policy)
+        replaced = self.remove_policy(policy.policy)
+        scope = policy.scope
         self._policies[policy.policy] = policy
-        self._changed()
-        return replaced.scope if replaced is not None else None
+        self._in_scope.setdefault((scope.sku, scope.location), {})[policy.policy] = policy
+        self._count(policy, 1)
+        self._changed(scope.sku, scope.location)
+        return replaced
 
     def remove_policy(self, policy: str) -> Scope | None:
         """End a policy; its scope comes back, or None if it was not known."""
         removed = self._policies.pop(policy, None)
         if removed is None:
             return None
-        self._changed()
-        return removed.scope
+        scope = removed.scope
+        peers = self._in_scope[scope.sku, scope.location]
+        del peers[policy]
+        if not peers:
+            del self._in_scope[scope.sku, scope.location]
+        self._count(removed, -1)
+        self._changed(scope.sku, scope.location)
+        return scope
 
     def terms(self, sku: str, location: str) -> Terms:
         """What holds for a SKU at a location."""
-        if sku in self._skus:
-            key = (sku, location)
-            found = self._by_key.get(key)
+        if sku in self._per_sku:
+            of_sku = self._by_sku.get(sku)
+            found = None if of_sku is None else of_sku.get(location)
             if found is None:
-                if len(self._by_key) >= SKU_TERMS_CACHED_MAX:
-                    self._by_key.clear()
-                found = self._by_key[key] = self._resolve(sku, location)
+                if self._cached >= SKU_TERMS_CACHED_MAX:
+                    self._by_sku.clear()
+                    self._cached = 0
+                self._cached += 1
+                found = self._by_sku.setdefault(sku, {})[location] = self._resolve(sku, location)
             return found
         found = self._by_location.get(location)
         if found is None:
-            found = self._by_location[location] = self._resolve(sku, location)
+            found = self._by_location[location] = self._resolve(None, location)
         return found
 
-    def _changed(self) -> None:
-        self.revision += 1
-        self.banded = any(p.values.low_stock_exit is not None for p in self._policies.values())
-        self._by_location.clear()
-        self._by_key.clear()
-        self._skus = frozenset(p.scope.sku for p in self._policies.values() if p.scope.sku is not None)
+    def _count(self, policy: PolicySet, change: int) -> None:
+        if policy.values.low_stock_exit is not None:
+            self._with_exit += change
+        sku = policy.scope.sku
+        if sku is not None:
+            self._per_sku[sku] = self._per_sku.get(sku, 0) + change
+            if not self._per_sku[sku]:
+                del self._per_sku[sku]
 
-    def _resolve(self, sku: str, location: str) -> Terms:
+    def _changed(self, sku: str | None, location: str | None) -> None:
+        """Forget the resolved terms that a change inside this scope can concern."""
+        self.revision += 1
+        if sku is not None:
+            self._cached -= len(self._by_sku.pop(sku, ()))
+            return
+        self._by_sku.clear()
+        self._cached = 0
+        if location is None:
+            self._by_location.clear()
+        else:
+            self._by_location.pop(location, None)
+
+    def _resolve(self, sku: str | None, location: str) -> Terms:
         described = self._locations.get(location)
-        ship = self._mode_terms(sku, location, "ship", described is None or described.ship_enabled)
-        pickup = self._mode_terms(sku, location, "pickup", described is None or described.pickup_enabled)
+        scopes = {(None, None), (None, location), (sku, None), (sku, location)}
+        inside = sorted(
+            (policy for scope in scopes for policy in self._in_scope.get(scope, {}).values()), key=_precedence
+        )
+        ship = self._mode_terms(inside, "ship", described is None or described.ship_enabled)
+        pickup = self._mode_terms(inside, "pickup", described is None or described.pickup_enabled)
         banded = ship.exit > ship.enter + 1 or pickup.exit > pickup.enter + 1
         return Terms(ship=ship, pickup=pickup, banded=banded, alike=ship == pickup)
 
-    def _mode_terms(self, sku: str, location: str, mode: Mode, location_on: bool) -> ModeTerms:
-        inside = sorted((p for p in self._policies.values() if _covers(p.scope, sku, location, mode)), key=_precedence)
+    def _mode_terms(self, candidates: list[PolicySet], mode: Mode, location_on: bool) -> ModeTerms:
+        inside = [p for p in candidates if p.scope.mode in (None, mode) and p.scope.channel is None]
 
         def first(value: str) -> tuple[int | None, str | None]:
             for policy in inside:
@@ -150,15 +187,6 @@ def unsupported(policy: PolicySet) -> str | None:
     if policy.valid_from is not None or policy.valid_until is not None:
         return "valid_from/valid_until"
     return None
-
-
-def _covers(scope: Scope, sku: str, location: str, mode: Mode) -> bool:
-    return (
-        scope.sku in (None, sku)
-        and scope.location in (None, location)
-        and scope.mode in (None, mode)
-        and scope.channel is None
-    )
 
 
 def _precedence(policy: PolicySet) -> tuple[int, tuple[bool, ...], datetime, str]:

@@ -11,6 +11,7 @@ _FIRST = datetime(1, 1, 1, tzinfo=timezone.utc)
 _LAST = datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=timezone.utc)
 _EXACT_IN_DOUBLE = 2**51  # In microseconds, about 71 years: beyond it a double of seconds may round.
 _MICROSECOND = timedelta(microseconds=1)
+_UTC, _at_seconds = timezone.utc, datetime.fromtimestamp
 
 
 def micros(moment: datetime) -> int:
@@ -25,8 +26,8 @@ def moment(us: int | None) -> datetime | None:
     """
     if us is None:
         return None
-    if -_EXACT_IN_DOUBLE < us < _EXACT_IN_DOUBLE:
-        return datetime.fromtimestamp(us / 1e6, timezone.utc)  # three times as fast, and exact in this range
+    if 0 <= us < _EXACT_IN_DOUBLE:
+        return _at_seconds(us / 1e6, _UTC)  # a quarter faster, and exact in this range
     try:
         return EPOCH + timedelta(microseconds=us)
     except OverflowError:

@@ -22,6 +22,7 @@ RESERVED_KAFKA_PROPERTIES = frozenset(
         "enable.idempotence",
         "enable.partition.eof",
         "group.id",
+        "group.instance.id",
         "group.protocol",
         "group.remote.assignor",
         "bootstrap.servers",
@@ -42,6 +43,9 @@ RESERVED_KAFKA_PROPERTIES = frozenset(
         "transactional.id",
     }
 )
+
+
+REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster")
 
 
 class InvalidSettings(ValueError):
@@ -139,17 +143,23 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         raise InvalidSettings(f"{PREFIX}COMMIT_INTERVAL_MS must be at most a fifth of {PREFIX}LEASE_MS")
     if not settings.bootstrap_servers.strip():
         raise InvalidSettings(f"{PREFIX}BOOTSTRAP_SERVERS is empty: name at least one broker as host:port")
-    if urlsplit(settings.redis_url.split(",")[0]).scheme not in (
-        "redis",
-        "rediss",
-        "unix",
-        "redis+cluster",
-        "redis+sentinel",
-    ):
-        raise InvalidSettings(
-            f"{PREFIX}REDIS_URL must start with redis://, rediss://, unix://, redis+cluster:// or redis+sentinel://"
-        )
+    _check_redis_url(settings.redis_url)
+    session_ms = settings.kafka.get("session.timeout.ms", "45000")
+    if settings.group_protocol == "classic" and session_ms.isdigit() and settings.lease_ms >= int(session_ms):
+        raise InvalidSettings(f"{PREFIX}LEASE_MS must be shorter than the group's session timeout of {session_ms} ms")
     return settings
+
+
+def _check_redis_url(url: str) -> None:
+    try:
+        parts = [urlsplit(part if "://" in part else f"redis://{part}") for part in url.split(",")]
+        fine = parts[0].scheme in REDIS_SCHEMES and "://" in url and all(part.port != 0 for part in parts)
+    except ValueError:  # a malformed address, or a port that cannot be
+        fine = False
+    if not fine:
+        raise InvalidSettings(
+            f"{PREFIX}REDIS_URL is not an address that begins with one of: {', '.join(REDIS_SCHEMES)}"
+        )
 
 
 def process_environment() -> dict[str, str]:
@@ -166,6 +176,8 @@ def _with_files(env: dict[str, str]) -> dict[str, str]:
                 resolved[name.removesuffix("_FILE")] = Path(path).read_text(encoding="utf-8").strip()
             except OSError as error:
                 raise InvalidSettings(f"{name}: cannot read {path}: {error.strerror}") from None
+            except UnicodeDecodeError:
+                raise InvalidSettings(f"{name}: {path} is not UTF-8 text") from None
             del resolved[name]
     return resolved
 

@@ -129,7 +129,9 @@ def test_the_classic_group_protocol_shares_and_hands_over_as_well(
     stage: Callable[..., Stage], sending: Callable[[Stage], Sending]
 ) -> None:
     """Older brokers: two processes share the partitions, one is killed, another comes and goes, nothing is lost."""
-    on = stage(GROUP_PROTOCOL="classic", KAFKA__SESSION_TIMEOUT_MS="3000", KAFKA__HEARTBEAT_INTERVAL_MS="500")
+    on = stage(
+        GROUP_PROTOCOL="classic", LEASE_MS="2000", KAFKA__SESSION_TIMEOUT_MS="3000", KAFKA__HEARTBEAT_INTERVAL_MS="500"
+    )
     load = sending(on)
     load.start(stories(seed=16, partitions=on.partitions), per_second=200)
     first, second = on.pipeline().start(), on.pipeline().start()

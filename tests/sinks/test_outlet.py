@@ -242,6 +242,16 @@ def test_latency_is_measured_from_the_oldest_input_of_a_conflated_record() -> No
     assert [mark >> 1 for *_, mark in window.published[1:]] == [us(1), us(2)]
 
 
+def test_an_urgent_record_is_as_old_as_the_change_that_waited() -> None:
+    """It takes that one along."""
+    window = opened()
+    for seconds, units in ((1, 1), (2, 1), (3, 7)):
+        window.desk.tell(fact("pos.sale", seconds, units))
+        window.serve(seconds / 100)
+    window.land()
+    assert [(mark >> 1, mark & 1) for *_, mark in window.published[1:]] == [(us(1), 0), (us(2), 1)]
+
+
 # Rules
 
 
@@ -315,6 +325,25 @@ def test_many_keys_are_looked_at_little_by_little(monkeypatch: pytest.MonkeyPatc
         turns.append(len(window.sent()))
     assert turns == [10, 10, 10, 5, 0, 0, 0, 0], "the rest of the first look sees the second change already"
     assert window.outlet.sweeping == 0
+
+
+def test_a_rule_that_is_taken_back_while_its_record_is_in_flight_is_taken_back() -> None:
+    """What was acknowledged says the same as now; what is under way does not."""
+    policies = rules()
+    desk = Desk(Ledger(policies))
+    desk.tell(COUNT)
+    window = Window(desk, interval_s=0)
+    window.serve(-100)
+    window.land()
+    policies.set_policy(policy("p", safety_stock=1))
+    window.outlet.look_again(None, None, None)
+    window.outlet.sweep()
+    window.serve(0)
+    policies.remove_policy("p")
+    window.outlet.look_again(None, None, None)
+    window.outlet.sweep()
+    window.serve(1)
+    assert [record.withheld_ship for record in window.sent()] == [1, 0]
 
 
 def test_changes_of_everything_that_wait_are_one_look() -> None:

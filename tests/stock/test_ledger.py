@@ -307,6 +307,17 @@ def test_holds_and_their_ends_count_for_the_band() -> None:
     assert desk.record(seconds=60).status == "IN_STOCK"
 
 
+def test_facts_told_elsewhere_count_for_the_band() -> None:
+    """An order line may bind stock here by what happened there."""
+    desk = Desk(Ledger(rules(policy("p", low_stock_enter=3, low_stock_exit=6))))
+    desk.tell(fact("wms.count", 0, 9), fact("order.allocated", 1, 6))
+    desk.tell(fact("wms.shipment", 2, 6, order_line="L", location="B"))
+    assert (desk.record().status, desk.record().available_to_ship) == ("IN_STOCK", 9)
+    desk.tell(fact("wms.shipment_voided", 3, 6, order_line="L", location="B"))
+    desk.tell(fact("order.deallocated", 4, 2, location="B"))
+    assert (desk.record().status, desk.record().available_to_ship) == ("LOW_STOCK", 5)
+
+
 def test_each_mode_has_its_own_band() -> None:
     """A policy for one mode says nothing about the other."""
     desk = Desk(Ledger(rules(policy("p", {"mode": "pickup"}, low_stock_enter=3, low_stock_exit=6))))

@@ -104,6 +104,17 @@ def test_large_chunks_are_left_alone(recent: Recent) -> None:
     assert max(map(len, topic.values())) <= CHUNK_BYTES_MAX
 
 
+def test_chunks_of_long_keys_stay_inside_their_bytes(recent: Recent) -> None:
+    """They are left alone although they hold few facts."""
+    topic: Topic = {}
+    for at in range(2 * MERGE_FAN_IN):
+        for offset in range(200 * at, 200 * (at + 1)):
+            recent.see(row(offset, key="S" * 128 + "|" + "L" * 128), 1)
+        cut(recent, topic)
+    assert len(topic) == 2 * MERGE_FAN_IN
+    assert max(map(len, topic.values())) <= CHUNK_BYTES_MAX
+
+
 def test_facts_are_forgotten_after_a_day_of_their_topic(recent: Recent) -> None:
     """Ids go, the record is deleted, and the owner of the movement logs gets the rows."""
     topic: Topic = {}
