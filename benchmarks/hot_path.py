@@ -75,7 +75,9 @@ class Lists:
         self._next: dict[tuple[str, int], int] = defaultdict(int)
         self.counts: dict[str, int] = defaultdict(int)
 
-    def availability(self, partition: int, records: Sequence[tuple[str, bytes]], done: Delivered) -> None:
+    def availability(
+        self, partition: int, records: Sequence[tuple[str, bytes]], done: Delivered, headers: object = ()
+    ) -> None:
         """Take availability records."""
         self.sent.append(("availability", partition, records, done))
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NoReturn
 
@@ -13,7 +13,7 @@ from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Message
 from schemas.events import Refusal, check_names, decode
 from schemas.topics import partition_of
 from sinks.latency import Latencies
-from sinks.outlet import Letter
+from sinks.outlet import Letter, headers_of
 from sources.arrivals import Arrival, Batch, CaughtUp, Closed, Opened, SettingsRefused
 from sources.restore import Restored
 from stock.effects import SUPPORTED
@@ -34,6 +34,7 @@ class Changes:
     opened: tuple[Restored, Ledger] | None = None
     caught_up: bool = False
     closed: bool = False
+    traces: Mapping[str, bytes] = field(default_factory=dict)  # traceparent by key, only if records have headers
 
 
 class BalanceStats:
@@ -57,6 +58,7 @@ class NotAdmitted(Exception):
 @dataclass(frozen=True)
 class BalanceContext:
     """What every partition's step shares. `topics`: positions of the keyed inputs by their name on the broker.
+    `traced`: hand the trace context of events on to the records they cause.
 
     `die` ends the process at once: an exception that Bytewax unwinds takes seconds, in which records still go out.
     """
@@ -68,6 +70,7 @@ class BalanceContext:
     stats: BalanceStats
     wall_us: Callable[[], int]
     die: Callable[[BaseException], NoReturn]
+    traced: bool = False
 
 
 class KeepBalances(StatefulBatchLogic[Arrival, Changes, None]):
@@ -79,6 +82,7 @@ class KeepBalances(StatefulBatchLogic[Arrival, Changes, None]):
         self._ledger: Ledger | None = None
         self._epoch = 0
         self._caught_up = False
+        self._traces: dict[str, bytes] = {}
 
     def on_batch(self, values: list[Arrival]) -> tuple[Iterable[Changes], bool]:
         """Take in arrivals in order; one `Changes` comes out for each that belongs to the present assignment."""
@@ -118,7 +122,9 @@ class KeepBalances(StatefulBatchLogic[Arrival, Changes, None]):
         if arrival.epoch != self._epoch or self._ledger is None:
             return Changes(arrival.epoch, 1)
         if isinstance(arrival, Batch):
-            return Changes(self._epoch, 1, self._apply(self._ledger, arrival.messages))
+            self._traces = {}
+            letters = self._apply(self._ledger, arrival.messages)
+            return Changes(self._epoch, 1, letters, traces=self._traces)
         if isinstance(arrival, SettingsRefused):
             return Changes(self._epoch, 1, tuple(Letter(r.message, r.refusal, _SETTINGS) for r in arrival.refused))
         assert isinstance(arrival, CaughtUp)
@@ -159,6 +165,8 @@ class KeepBalances(StatefulBatchLogic[Arrival, Changes, None]):
                 except LimitReached as reason:
                     event = Refusal("limit", str(reason))
                 else:
+                    if context.traced:
+                        self._trace(event, message)
                     if outcome is not None:
                         events[event.__class__][outcome] += 1
                         applied[timestamp_us] = applied.get(timestamp_us, 0) + 1
@@ -171,6 +179,12 @@ class KeepBalances(StatefulBatchLogic[Arrival, Changes, None]):
         if self._caught_up:
             ledger.advance(context.wall_us())
         return tuple(letters)
+
+    def _trace(self, event: Any, message: Message) -> None:
+        """Remember the trace of the newest event of each key, for the record that it leads to."""
+        for name, value in headers_of(message) or ():
+            if name == "traceparent" and isinstance(value, bytes):
+                self._traces[f"{event.sku}|{event.location}"] = value
 
     def _admit(self, sku: str, location: str) -> None:
         """Keep out what cannot have a balance here; asked for new keys only, since known ones were checked before."""

@@ -15,6 +15,7 @@ __all__ = [
     "Cause",
     "Sources",
     "availability_key",
+    "cloudevents_headers",
     "decode_availability",
     "encode",
     "micros",
@@ -94,6 +95,20 @@ def decode_availability(value: bytes) -> Availability:
         msgspec.ValidationError: the value is not such a record.
     """
     return _availability_decoder.decode(value)
+
+
+def cloudevents_headers(key: str, record: Availability, traceparent: bytes | None) -> list[tuple[str, bytes]]:
+    """The headers of CloudEvents' Kafka binary mode for a record, with the trace of the event behind it, if any."""
+    headers = [
+        ("ce_specversion", b"1.0"),
+        ("ce_id", f"{key}@{record.version}".encode()),
+        ("ce_type", b"stockflow.availability.v1"),
+        ("ce_source", b"stockflow"),
+        ("ce_time", record.changed_at.isoformat().encode()),
+        ("ce_subject", key.encode()),
+        ("content-type", b"application/json"),
+    ]
+    return headers if traceparent is None else [*headers, ("traceparent", traceparent)]
 
 
 def availability_key(sku: str, location: str) -> str:

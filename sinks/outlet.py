@@ -19,7 +19,7 @@ from confluent_kafka import KafkaError, Message
 
 from schemas.dead_letters import Header, fitting, headers_for
 from schemas.events import Refusal
-from schemas.records import EPOCH, Availability, Cause, Sources, encode, micros, moment
+from schemas.records import EPOCH, Availability, Cause, Sources, cloudevents_headers, encode, micros, moment
 from schemas.state import COUNTER_MAX, encode_metadata, seal
 from sinks.latency import LaneLatencies
 from stock.availability import STATUSES, View, is_urgent
@@ -90,7 +90,7 @@ def record_of(
     )
 
 
-def _headers_of(message: Message) -> list[Any] | None:
+def headers_of(message: Message) -> list[Any] | None:
     """A record's headers, or None if the client cannot read a header's name: Kafka itself takes any bytes."""
     try:
         return list(message.headers() or ())
@@ -113,8 +113,10 @@ class Wire(Protocol):
     def failed(self, error: KafkaError, message: Message) -> None:
         """A record was not delivered."""
 
-    def availability(self, partition: int, records: Sequence[tuple[str, bytes]], done: Delivered) -> None:
-        """Append records, in order, and call back for each."""
+    def availability(
+        self, partition: int, records: Sequence[tuple[str, bytes]], done: Delivered, headers: Sequence[list[Header]]
+    ) -> None:
+        """Append records, in order, and call back for each; `headers` has a list for each record, or is empty."""
 
     def dead_letter(
         self, partition: int, key: bytes | None, value: bytes | None, headers: list[Header], done: Delivered
@@ -202,6 +204,7 @@ class Outlet:
         on_published: told of each acknowledged availability record: partition, key, value, offset, and its mark
             (`sinks.latency.LaneLatencies`).
         routine_interval_s: how long routine changes are collected; 0 publishes each at once.
+        with_headers: give every availability record CloudEvents headers.
     """
 
     def __init__(
@@ -218,12 +221,15 @@ class Outlet:
         on_published: Callable[[int, str, bytes, int, int], None],
         routine_interval_s: float,
         stats: OutletStats,
+        with_headers: bool = False,
     ) -> None:
         self.partition, self.epoch, self.generation = partition, epoch, generation
         self.ledger = ledger
         self.catching_up = True
         self._shown, self._tail_start = shown, tail_start
         self.closed = False
+        self.traces: dict[str, bytes] = {}  # traceparent of the newest event behind a key's next record
+        self._with_headers = with_headers
         state_next, availability_next, letters_next = next_offsets
         self.state_stream = _Stream(state_next)
         self.availability_stream = _Stream(availability_next)
@@ -284,7 +290,8 @@ class Outlet:
         may_wait = lane_time and not due
         changed_at = EPOCH + timedelta(microseconds=now_us)
         withheld = self._shown if self.catching_up else ()
-        batch = []
+        batch: list[tuple[str, bytes]] = []
+        all_headers: list[list[Header]] = []
         for key, since_us in keys:
             if key in withheld:
                 continue
@@ -308,8 +315,12 @@ class Outlet:
             self._counter += 1
             version = self.generation << 32 | self._counter
             lane = "urgent" if urgent else "routine"
-            value = encode(record_of(key, seen, balance, ledger.publishing(key), version, lane, changed_at))
+            record = record_of(key, seen, balance, ledger.publishing(key), version, lane, changed_at)
+            value = encode(record)
             batch.append((key, value))
+            if self._with_headers:
+                headers: list[Header] = [*cloudevents_headers(key, record, self.traces.pop(key, None))]
+                all_headers.append(headers)
             shown = latest[key] = (digest, statuses)
             in_flight.append((key, value, shown, LaneLatencies.mark(waiting.get(key) or since_us, urgent)))
             stream.sent += 1
@@ -321,7 +332,7 @@ class Outlet:
             if waiting:
                 self._no_longer_waiting(key)
         if batch:
-            self._wire.availability(self.partition, batch, self._availability_delivered)
+            self._wire.availability(self.partition, batch, self._availability_delivered, all_headers)
 
     def _quiet_at(self, key: str) -> float:
         """When the routine interval of a key is over; long ago if it was not sent lately."""
@@ -416,7 +427,7 @@ class Outlet:
                 continue
             at = moment(now_us)
             assert at is not None
-            refusal, original = letter.refusal, _headers_of(message)
+            refusal, original = letter.refusal, headers_of(message)
             if original is None:
                 refusal = Refusal(refusal.reason, f"{refusal.detail} (its headers are left out: a name is not UTF-8)")
             ours = headers_for(refusal, topic, partition, offset, at)

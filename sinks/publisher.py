@@ -106,6 +106,7 @@ class Publisher:
         reader: re-reads a stretch where somebody else wrote.
         writer: this process, unique per start.
         clock, wall_us: monotonic seconds, and microseconds since 1970.
+        with_headers: give every availability record CloudEvents headers.
 
     Every method may raise DeliveryFailed or NewerClaim: the process must then end at once without producing more.
     """
@@ -122,7 +123,9 @@ class Publisher:
         clock: Callable[[], float],
         wall_us: Callable[[], int],
         log: Any,
+        with_headers: bool = False,
     ) -> None:
+        self._with_headers = with_headers
         self.outlets: dict[int, Outlet] = {}
         self.stats = OutletStats()
         self.acknowledged = LaneLatencies()
@@ -165,16 +168,18 @@ class Publisher:
             self._published,
             self._pace.routine_interval_s,
             self.stats,
+            self._with_headers,
         )
         self.outlets[partition] = outlet
         self._view.own(partition, restored.generation)
 
-    def publish(self, partition: int, epoch: int, letters: Sequence[Letter]) -> None:
+    def publish(self, partition: int, epoch: int, letters: Sequence[Letter], traces: Mapping[str, bytes]) -> None:
         """Send what a batch of facts changed; a batch of another assignment is dropped."""
         outlet = self.outlets.get(partition)
         if outlet is None or outlet.epoch != epoch:
             return
         now_us = self._wall_us()
+        outlet.traces.update(traces)
         if letters:
             outlet.refuse(letters, now_us)
         outlet.publish(self._clock(), now_us)
@@ -280,8 +285,14 @@ class Publisher:
 
     # What outlets call (Wire)
 
-    def availability(self, partition: int, records: Sequence[tuple[str, bytes]], done: Delivered) -> None:
-        """Append availability records of one partition, in order."""
+    def availability(
+        self, partition: int, records: Sequence[tuple[str, bytes]], done: Delivered, headers: Sequence[list[Header]]
+    ) -> None:
+        """Append availability records of one partition, in order; batches cannot carry headers."""
+        for (key, value), its_headers in zip(records, headers, strict=False):
+            self._produce_one(self._topics.availability, partition, key, value, its_headers, done)
+        if headers:
+            return
         self._produce(self._outputs, self._topics.availability, partition, records, done)
 
     def state(self, partition: int, records: Sequence[tuple[str, bytes | None]], done: Delivered) -> None:
@@ -292,17 +303,7 @@ class Publisher:
         self, partition: int, key: bytes | None, value: bytes | None, headers: list[Header], done: Delivered
     ) -> None:
         """Append one dead letter."""
-        try:
-            self._outputs.produce(
-                self._topics.dead_letters,
-                value=value,
-                key=key,
-                partition=partition,
-                headers=headers,
-                on_delivery=done,
-            )
-        except (BufferError, KafkaException) as error:
-            raise DeliveryFailed(f"cannot append to {self._topics.dead_letters}: {error}") from error
+        self._produce_one(self._topics.dead_letters, partition, key, value, headers, done)
 
     def failed(self, error: KafkaError, message: Message) -> None:
         """Note the first failed delivery; the next turn ends the process."""
@@ -310,6 +311,20 @@ class Publisher:
             self._failure = DeliveryFailed(f"{message.topic()} partition {message.partition()}: {error}")
 
     # Inside
+
+    def _produce_one(
+        self,
+        topic: str,
+        partition: int,
+        key: bytes | str | None,
+        value: bytes | None,
+        headers: list[Header],
+        done: Delivered,
+    ) -> None:
+        try:
+            self._outputs.produce(topic, value=value, key=key, partition=partition, headers=headers, on_delivery=done)
+        except (BufferError, KafkaException) as error:
+            raise DeliveryFailed(f"cannot append to {topic}: {error}") from error
 
     def _produce(
         self,

@@ -51,6 +51,7 @@ JOURNAL_PREFIX = "|journal|"
 class Totals(msgspec.Struct, array_like=True, gc=False):
     """What a partition's state covers: outcomes so far and the next input positions they stand for.
 
+    In a restored ledger `positions` begin anew and say what this process has read; what it writes never goes back.
     `clock_us` is the time up to which holds have ended; `forgotten_us` the newest movement no longer remembered.
     """
 
@@ -162,6 +163,7 @@ class Ledger:
         if offset < self._replay_until[topic]:
             self._show_again(key, timestamp_us)
             if offset < self._durable[topic]:
+                self.totals.positions[topic] = offset + 1
                 return None
             covered = self._covered.pop((topic, offset), None)
             if covered is not None:
@@ -224,9 +226,9 @@ class Ledger:
 
     def refuse(self, topic: int, offset: int) -> bool:
         """Count a record that goes to the dead letters; False if the restored state counts it already."""
+        self.totals.positions[topic] = offset + 1
         if offset < self._durable[topic]:
             return False
-        self.totals.positions[topic] = offset + 1
         self.totals.by_outcome[DEAD_LETTER] += 1
         return True
 
@@ -356,7 +358,8 @@ class Ledger:
             self._active = {key: active[key] for key in unsaved}
         self.totals.clock_us = self.commitments.clock_us
         self._totals_dirty = False
-        records.append((OUTCOMES_KEY, _encoder.encode(self.totals)))
+        counted = [max(pair) for pair in zip(self.totals.positions, self._durable, strict=True)]
+        records.append((OUTCOMES_KEY, _encoder.encode(msgspec.structs.replace(self.totals, positions=counted))))
         return records
 
     def restore(self, records: dict[str, bytes], rewrite: Iterable[str], now_us: int) -> None:
@@ -373,6 +376,8 @@ class Ledger:
             self.commitments.clock_us = min(self.totals.clock_us, now_us)
             self._durable = self.totals.positions.copy()
             self._replay_until = self.totals.positions.copy()
+            # Counted is not committed: dead letters of what was counted may have been lost on their way.
+            self.totals.positions = [0] * TOPIC_COUNT
         chunks = []
         for key in [key for key in records if key.startswith("|") or is_order_key(key)]:
             packed = records.pop(key)

@@ -120,6 +120,7 @@ class Pipeline:
             time.monotonic,
             _wall_us,
             logs.get("stockflow.publisher"),
+            settings.cloudevents_headers,
         )
         self.context = BalanceContext(
             policies,
@@ -129,6 +130,7 @@ class Pipeline:
             balances,
             _wall_us,
             _die,
+            settings.cloudevents_headers,
         )
         self.reader = EventsReader(
             SourceOptions(

@@ -39,7 +39,8 @@ class Ended(AssertionError):
 class Pipeline(OwnedServer):
     """One `stockflow run`: `start` waits for /readyz, `launch` does not; `kill`, `pause` and `resume` are there.
 
-    `exit_code` is how the last run ended, negative for a signal, None while it runs.
+    `exit_code` is how the last run ended, negative for a signal, None while it runs. While something is waited for,
+    a process that ends by itself fails the test, unless it `may_end`; one that `is_supervised` is started again.
     """
 
     name = "pipeline"
@@ -50,6 +51,7 @@ class Pipeline(OwnedServer):
         super().__init__(folder)
         self.port = free_port()
         self.may_end = False
+        self.is_supervised = False
         self._environment = {**environment, "STOCKFLOW_METRICS_PORT": str(self.port)}
         self._waits = True
         self._exit_code: int | None = None
@@ -196,7 +198,11 @@ class Stage:
         deadline = time.monotonic() + timeout_s
         while not _holds(condition):
             for pipeline in self.pipelines:
-                if pipeline.exit_code is not None and pipeline.exit_code > 0 and not pipeline.may_end:
+                if pipeline.exit_code is None or pipeline.exit_code <= 0:
+                    continue
+                if pipeline.is_supervised:
+                    pipeline.launch()
+                elif not pipeline.may_end:
                     raise Ended(f"{pipeline.description} ended with {pipeline.exit_code} while waiting: {text}")
             assert time.monotonic() < deadline, f"not within {timeout_s:.0f} s: {text}"
             time.sleep(POLL_INTERVAL_S)

@@ -14,6 +14,7 @@ import msgspec
 from confluent_kafka import KafkaError, Producer
 from confluent_kafka import Message as KafkaMessage
 
+from operations.audit.log import Log
 from schemas.topics import (
     KEYED_INPUTS,
     ORDER_RESERVATIONS,
@@ -79,6 +80,7 @@ class Sending:
     prefix: str
     sent: list[Sent] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    unplaced: list[Record] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._produced = 0
@@ -102,8 +104,10 @@ class Sending:
 
         def delivered(error: KafkaError | None, message: KafkaMessage) -> None:
             partition, offset = message.partition(), message.offset()
-            if error is not None or partition is None or offset is None:
+            if error is not None or partition is None:
                 self.failures.append(f"{record.topic}: {error}")
+            elif offset is None:
+                self.unplaced.append(record)
             else:
                 sent = Sent(record, partition, offset)
                 self.sent.append(sent)
@@ -159,6 +163,7 @@ class Sending:
         """Wait until all that was handed over stands on its topic."""
         assert self._producer.flush(FLUSH_TIMEOUT_S) == 0
         assert self.failures == [], self.failures
+        self._place_the_unplaced()
         assert len(self.sent) == self._produced
 
     def close(self) -> None:
@@ -176,6 +181,17 @@ class Sending:
                 self._stop.wait(TICK_S)
             if self._stop.is_set():
                 return
+
+    def _place_the_unplaced(self) -> None:
+        """Look into the log for records that were delivered, but whose first acknowledgement got lost."""
+        placed = {sent.place for sent in self.sent}
+        with Log({"bootstrap.servers": self.bootstrap}, lambda name: self.prefix + name) as log:
+            for topic in sorted({record.topic for record in self.unplaced}):
+                for found in (one for batch in log.read(topic, log.extents([topic])[topic]) for one in batch):
+                    wanted = [r for r in self.unplaced if (r.topic, r.key, r.value) == (topic, found.key, found.value)]
+                    if wanted and (topic, found.partition, found.offset) not in placed:
+                        self.unplaced.remove(wanted[0])
+                        self.sent.append(Sent(wanted[0], found.partition, found.offset))
 
     # What it says
 

@@ -9,7 +9,7 @@ import redis
 
 from schemas.topics import AVAILABILITY
 from stockflow.embedded import KafkaBroker, RedisServer
-from tests.e2e.harness import Pipeline, Stage
+from tests.e2e.harness import Stage
 from tests.e2e.load import SKUS_PER_PARTITION, Sending, stories
 from tests.e2e.verdict import settle
 
@@ -81,26 +81,19 @@ def test_a_broker_restart_in_mid_stream_costs_no_event(
     on = stage(bootstrap=broker.bootstrap, LEASE_MS="10000")
     load = sending(on)
     pipeline = on.pipeline().start()
-    pipeline.may_end = True
+    pipeline.is_supervised = True
     load.start(stories(seed=23, partitions=on.partitions), per_second=100)
     on.wait_for_records(30)
     for stop in (broker.stop, broker.kill):
         stop()
         broker.start()
-        on.eventually(lambda: supervised(pipeline), "it is ready, or was restarted and is ready")
+        on.eventually(lambda: pipeline.is_ready, "it is ready, or was restarted and is ready")
         on.wait_for_records(30)
     settle(on, load)
     old = on.read(AVAILABILITY)[0]
     on.append(AVAILABILITY, old)
     on.eventually(lambda: on.last(AVAILABILITY, old) != old.value, "a stranger's record is still noticed and answered")
     settle(on, load, late_records=True)
-
-
-def supervised(pipeline: Pipeline) -> bool:
-    """Start it again if it has ended, as any orchestrator does; true once it is ready."""
-    if pipeline.exit_code is not None:
-        pipeline.launch()
-    return pipeline.is_ready
 
 
 def view_size(server: RedisServer) -> int:

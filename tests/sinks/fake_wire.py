@@ -83,7 +83,9 @@ class FakeWire:
     def failed(self, error: KafkaError, message: Any) -> None:
         self.failures.append(str(error))
 
-    def availability(self, partition: int, records: Sequence[tuple[str, bytes]], done: Delivered) -> None:
+    def availability(
+        self, partition: int, records: Sequence[tuple[str, bytes]], done: Delivered, headers: Any = ()
+    ) -> None:
         self.logs["availability"].in_flight.extend((key.encode(), value, [], done) for key, value in records)
 
     def state(self, partition: int, records: Sequence[tuple[str, bytes | None]], done: Delivered) -> None:
