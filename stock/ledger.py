@@ -112,6 +112,7 @@ class Ledger:
         self._movements: dict[str, Movements] = {}
         self._dirty: dict[str, None] = {}
         self._unsaved: dict[str, None] = {}
+        self.counts_too_old = 0
         self._totals_dirty = False
         self._durable = [0] * TOPIC_COUNT
         self._replay_until = [0] * TOPIC_COUNT
@@ -421,6 +422,7 @@ class Ledger:
             movements = self._movements.get(key) or Movements()
             result = apply_count(balance, movements, effect.count, effect.counted, self.totals.forgotten_us)
             outcome = APPLIED if result == "applied" else ABSORBED
+            self.counts_too_old += result == "beyond_log"
         for state, units in effect.states:
             balance.move_state(state, units)
         return outcome

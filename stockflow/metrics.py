@@ -143,6 +143,11 @@ class PipelineCollector(Collector):
         yield GaugeMetricFamily(
             "stockflow_balances", "Balances held", value=sum(len(outlet.ledger) for outlet in outlets)
         )
+        yield CounterMetricFamily(
+            "stockflow_counts_too_old",
+            "Counts not applied because movements after them are no longer remembered one by one",
+            value=sum(outlet.ledger.counts_too_old for outlet in outlets),
+        )
         yield GaugeMetricFamily(
             "stockflow_orders_remembered",
             "Holds and order lines held, open or closed",

@@ -41,7 +41,7 @@ VIEW_FLUSH_TIMEOUT_S = 3.0
 DYING_TIMEOUT_S = 2.0
 KAFKA_LOG_INTERVAL_S = 10.0  # Per client and kind of message.
 # Almost nothing here is cyclic, while every batch makes thousands of objects: look for cycles seldom.
-GC_THRESHOLDS = (50_000, 20, 100)
+GC_THRESHOLDS = (200_000, 50, 1_000)
 
 log = logs.get("stockflow.run")
 

@@ -287,7 +287,7 @@ def test_a_changed_rule_publishes_the_keys_it_changes() -> None:
         ("any", None, None, ["SKU|A", "SKU|B", "OTHER|A"]),
         ("a SKU", "SKU", None, ["SKU|A", "SKU|B"]),
         ("a location", None, "A", ["SKU|A", "OTHER|A"]),
-        ("both", "SKU", "B", ["SKU|B"]),
+        ("a SKU wherever it is", "SKU", "B", ["SKU|A", "SKU|B"]),
         ("nothing here", "NONE", None, []),
     ],
 )

@@ -32,6 +32,8 @@ class Group:
         self.commits.send = self.sent.append
         for partition in owned:
             self.commits.own(partition, None, 0.0)
+        if owned:
+            self.commits.opened(0.0)
 
     def request(self, partition: int, *positions: int, metadata: str = "m") -> None:
         self.commits.request(partition, positions, metadata)
@@ -93,10 +95,10 @@ def test_nothing_is_sent_for_partitions_of_others() -> None:
 
 
 def test_the_lease_begins_with_the_assignment() -> None:
-    """And is over a moment after its end."""
+    """If something is committed that can be repeated; and it is over a moment after its end."""
     group = Group()
     assert (group.commits.expired(1e9), group.commits.age_s(1e9)) == (False, 0.0)
-    group.commits.own(1, None, 100.0)
+    group.commits.own(1, Committed((10, 20), "m"), 100.0)
     assert (group.commits.expired(130.0), group.commits.expired(130.001)) == (False, True)
     assert group.commits.age_s(112.0) == 12.0
 
@@ -104,9 +106,27 @@ def test_the_lease_begins_with_the_assignment() -> None:
 def test_another_assignment_does_not_prolong_the_lease() -> None:
     """Only an acknowledged commit proves that what was owned is owned."""
     group = Group()
-    group.commits.own(1, None, 100.0)
-    group.commits.own(2, None, 120.0)
+    group.commits.own(1, Committed((10, 20), "m"), 100.0)
+    group.commits.own(2, Committed((30, 40), "m"), 120.0)
+    group.commits.opened(125.0)
     assert group.commits.lease_ends == 130.0
+
+
+def test_where_nothing_was_committed_the_lease_begins_when_the_partition_opens() -> None:
+    """However long a first restore takes, there is no claim to lose and nothing to repeat."""
+    group = Group()
+    group.commits.own(1, None, 100.0)
+    assert (group.serve(1_000.0), group.commits.expired(1_000.0), group.commits.age_s(1_000.0)) == ([], False, 0.0)
+    group.commits.opened(1_000.0)
+    assert (group.commits.expired(1_030.0), group.commits.expired(1_030.001)) == (False, True)
+
+
+def test_a_partition_with_commits_begins_the_lease_beside_one_without() -> None:
+    """One that can be lost is enough."""
+    group = Group()
+    group.commits.own(1, None, 100.0)
+    group.commits.own(2, Committed((30, 40), "m"), 110.0)
+    assert group.commits.lease_ends == 140.0
 
 
 def test_the_lease_counts_from_the_sending() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from stock.commitments import CLOSED_HORIZON_US, Commitments, hold_key
 from stock.orders import FACTS_MAX, Fact, FactKind, Hold, OrderLine, fact
 
 _ids = count(1)
@@ -188,8 +189,32 @@ def test_a_folded_hold_keeps_location_and_end() -> None:
 
 
 def test_the_newest_time_is_known() -> None:
-    """It decides how long a hold or line is remembered: its last fact or, if later, its end."""
+    """It decides how long a hold or line is remembered: its last fact or, while units are left, a later end."""
     assert hold_of([]).last_us() == 0
     assert hold_of([stated(5, 1), taken(3, 1)]).last_us() == 5
-    assert hold_of([stated(5, 1, 90), taken(7, 1)]).last_us() == 90
+    assert hold_of([stated(5, 2, 90), taken(7, 1)]).last_us() == 90
+    assert hold_of([stated(5, 2, 6), taken(7, 1)]).last_us() == 7
     assert line_of([stated(5, 1), taken(3, 1)]).last_us() == 5
+
+
+@pytest.mark.parametrize("last", [taken(7, 2), returned(7, None), returned(7, 2)])
+def test_the_end_of_a_hold_without_units_does_not_matter(last: Fact) -> None:
+    """Whoever holds without an end says the year 9999: what is closed must be forgotten nevertheless."""
+    assert hold_of([stated(5, 2, 10**18), last]).last_us() == 7
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_released_hold_with_a_far_end_is_forgotten_after_a_day(restarted: bool) -> None:
+    """Else such holds fill their SKU up to its limit."""
+    bound, key = Commitments(4), hold_key("SKU", "R", None)
+    bound.tell_hold("SKU", key, stated(5, 2, 10**18), 2, 0)
+    bound.tell_hold("SKU", key, returned(7, None), 2, 1)
+    if restarted:
+        [(key, packed)] = bound.flush()
+        assert packed is not None
+        bound = Commitments(4)
+        bound.restore(key, packed)
+    list(bound.advance(7 + CLOSED_HORIZON_US - 1))
+    assert len(bound) == 1
+    list(bound.advance(7 + CLOSED_HORIZON_US))
+    assert len(bound) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import datetime, timezone
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from stock import policies as module
 from stock.events import PolicySet, PolicyValues, Scope
-from stock.policies import LOW_STOCK_ENTER_DEFAULT, ModeTerms, Policies, unsupported
+from stock.policies import LOW_STOCK_ENTER_DEFAULT, ModeTerms, Policies, Terms, unsupported
 from tests.stock.facts import location, policy, rules
 
 
@@ -211,7 +212,94 @@ def test_terms_of_single_skus_are_cached_within_a_bound(monkeypatch: pytest.Monk
     policies = rules(*(policy(f"p{i}", {"sku": f"S{i}"}, safety_stock=i) for i in range(5)))
     for _ in range(2):
         assert [policies.terms(f"S{i}", "A").ship.safety_stock for i in range(5)] == [0, 1, 2, 3, 4]
-        assert len(policies._by_key) <= 2
+        assert policies._cached == sum(map(len, policies._by_sku.values())) <= 2
+
+
+class Resolutions(Policies):
+    """Policies that tell how often terms had to be resolved, and over how many policies."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.resolved: list[tuple[str | None, str]] = []
+        self.candidates = 0
+
+    def _resolve(self, sku: str | None, location: str) -> Terms:
+        self.resolved.append((sku, location))
+        return super()._resolve(sku, location)
+
+    def _mode_terms(self, candidates: list[PolicySet], mode: Any, location_on: bool) -> ModeTerms:
+        self.candidates += len(candidates)
+        return super()._mode_terms(candidates, mode, location_on)
+
+
+def test_the_change_of_one_skus_policy_forgets_only_that_skus_terms() -> None:
+    """A planner who edits one product does not slow down all others."""
+    policies = Resolutions()
+    for i in range(3):
+        policies.set_policy(policy(f"p{i}", {"sku": f"S{i}"}, safety_stock=i + 1))
+    keys = [("S0", "A"), ("S1", "A"), ("S1", "B"), ("S2", "A"), ("OTHER", "A")]
+    for key in keys:
+        policies.terms(*key)
+    policies.resolved.clear()
+    policies.set_policy(policy("p1", {"sku": "S1"}, safety_stock=9))
+    assert [policies.terms(*key).ship.safety_stock for key in keys] == [1, 9, 9, 3, 0]
+    assert policies.resolved == [("S1", "A"), ("S1", "B")]
+
+
+def test_a_policy_that_changes_its_sku_is_forgotten_at_both() -> None:
+    """Where it held and where it holds."""
+    policies = rules(policy("p", {"sku": "S0"}, safety_stock=1), policy("q", {"sku": "S1"}, safety_stock=2))
+    assert [policies.terms(sku, "A").ship.safety_stock for sku in ("S0", "S1")] == [1, 2]
+    policies.set_policy(policy("p", {"sku": "S1", "location": "A"}, safety_stock=7))
+    assert [policies.terms(sku, "A").ship.safety_stock for sku in ("S0", "S1")] == [0, 7]
+
+
+def test_the_change_of_one_location_concerns_skus_with_policies_too() -> None:
+    """Its own terms and those of each SKU there; other locations keep theirs."""
+    policies = Resolutions()
+    policies.set_policy(policy("p", {"sku": "SKU"}, safety_stock=1))
+    for key in (("SKU", "A"), ("OTHER", "A"), ("OTHER", "B")):
+        policies.terms(*key)
+    policies.resolved.clear()
+    policies.set_location(location("A", ship=False))
+    offs = [policies.terms(*key).ship.off for key in (("SKU", "A"), ("OTHER", "A"), ("OTHER", "B"))]
+    assert offs == ["location_off", "location_off", None]
+    assert policies.resolved == [("SKU", "A"), (None, "A")]
+
+
+def operations(policies: Policies, count: int) -> int:
+    """Lines of the module that run, generators included, while so many SKUs are given a policy."""
+    settings = [policy(f"p{i}", {"sku": f"S{i}"}, safety_stock=i, low_stock_exit=9) for i in range(count)]
+    steps = 0
+
+    def step(frame: Any, event: str, argument: Any) -> Any:
+        nonlocal steps
+        steps += frame.f_code.co_filename == module.__file__
+        return step
+
+    before = sys.gettrace()
+    sys.settrace(step)
+    try:
+        for setting in settings:
+            policies.set_policy(setting)
+    finally:
+        sys.settrace(before)
+    return steps
+
+
+def test_a_policy_costs_the_same_however_many_there_are() -> None:
+    """A safety stock for every SKU is the normal case: twenty thousand are set and resolved in linear work."""
+    few, many = operations(Policies(), 100), operations(Policies(), 1_000)
+    assert 0 < many <= 11 * few
+    policies = Resolutions()
+    for i in range(20_000):
+        policies.set_policy(policy(f"p{i}", {"sku": f"S{i}"}, safety_stock=i))
+        assert policies.terms(f"S{i}", "A").ship.safety_stock == i
+    assert len(policies.resolved) == 20_000
+    assert policies.candidates == 2 * 20_000, "each mode looks at the SKU's own policy and at no other"
+    for i in range(0, 20_000, 1_000):
+        assert policies.terms(f"S{i}", "A").ship.safety_stock == i
+    assert len(policies.resolved) == 20_000, "what was resolved stays"
 
 
 UNSUPPORTED = [
