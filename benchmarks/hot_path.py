@@ -133,7 +133,7 @@ class Loop:
                 ledger=change.opened[1],
                 next_offsets=(0, 0, 0),
                 shown=set(),
-                tail_start=0,
+                tail_starts=(0, 0),
                 known_letters=set(),
                 on_published=_published,
                 routine_interval_s=routine_interval_s,

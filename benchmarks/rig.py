@@ -6,6 +6,7 @@ A program's time counts only after `check_topic` and `check_redis` have found it
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -44,6 +45,7 @@ READY_S = 90.0
 FINISH_S = 300.0
 LOOK_INTERVAL_S = 0.05
 GROUP = "stockflow"
+CALM_S, CALM_SHARE = 2.0, 0.15  # For so long at most this share of the machine in use.
 _RECORDS_SENT = re.compile(r'stockflow_records_published_total\{.*topic="([^"]*)".*\} (\S+)$')
 
 
@@ -302,6 +304,29 @@ def cpu_of(pid: int, main_thread: bool = False) -> float:
     return (int(fields[11]) + int(fields[12])) / 100
 
 
+def machine_cpu_s() -> float:
+    """CPU seconds that everything on this machine has used so far; 0.0 without a proc file system."""
+    try:
+        fields = Path("/proc/stat").read_text(encoding="ascii").split("\n", 1)[0].split()[1:]
+    except OSError:
+        return 0.0
+    user, nice, system, _idle, _iowait, *rest = (int(field) for field in fields[:8])
+    return (user + nice + system + sum(rest)) / 100
+
+
+def wait_for_calm(limit_s: float) -> bool:
+    """Block until the machine has been nearly idle for a moment, or the time is up; whether it is."""
+    deadline = time.monotonic() + limit_s
+    while True:
+        busy, since = machine_cpu_s(), time.monotonic()
+        time.sleep(CALM_S)
+        share = (machine_cpu_s() - busy) / ((time.monotonic() - since) * (os.cpu_count() or 1))
+        if share <= CALM_SHARE:
+            return True
+        if time.monotonic() >= deadline:
+            return False
+
+
 def check_topic(where: Servers, topic: str, expected: Expected) -> tuple[int, int]:
     """Read an availability topic to its end and compare its newest records with the events' sums.
 
@@ -409,7 +434,9 @@ __all__ = [
     "cpu_of",
     "drop_topics",
     "empty_redis",
+    "machine_cpu_s",
     "make_topics",
     "servers",
     "wait_for",
+    "wait_for_calm",
 ]

@@ -34,8 +34,10 @@ from benchmarks.rig import (
     cpu_of,
     drop_topics,
     empty_redis,
+    machine_cpu_s,
     make_topics,
     servers,
+    wait_for_calm,
 )
 from benchmarks.workload import Options, Workload, make
 from schemas.topics import AVAILABILITY, STOCK_STATE
@@ -50,7 +52,7 @@ class Result:
     """One program's turn. `sustained` leaves out how a run begins and how it ends.
 
     CPU is microseconds per event: of all threads, of the first one alone, which runs the loop, and of broker and
-    Redis. `records` are on the availability topic, `state_records` on the state topic, both without those of the
+    Redis; `others` is the share of the machine that anything else took meanwhile. `records` are on the availability topic, `state_records` on the state topic, both without those of the
     openings.
     """
 
@@ -62,12 +64,13 @@ class Result:
     cpu_us: float
     loop_cpu_us: float
     servers_cpu_us: float
+    others: float
     records: int
     record_bytes: int
     state_records: int = 0
 
 
-def run_floor(where: Servers, prefix: str, workload: Workload, shape: Options, linger_ms: int) -> Result:
+def run_floor(where: Servers, prefix: str, workload: Workload, shape: Options, linger_ms: int, calm_s: float) -> Result:
     """One turn of the floor on the events that wait behind a prefix."""
     empty_redis(where)
     openings = workload.expected.keys
@@ -75,6 +78,7 @@ def run_floor(where: Servers, prefix: str, workload: Workload, shape: Options, l
     program = FloorRun(where, prefix, shape.partitions, openings, shape.events, linger_ms)
     try:
         program.heard("ready")
+        wait_for_calm(calm_s)
         clock = _CpuClock(program.pid, where)
         begin = loader.release()
         seconds = program.heard("done")["done"] - begin
@@ -84,28 +88,44 @@ def run_floor(where: Servers, prefix: str, workload: Workload, shape: Options, l
     records, size = check_topic(where, prefix + FLOOR_TOPIC, workload.expected)
     check_redis(where, workload.expected, hashes=False)
     rate = shape.events / seconds
-    return Result("floor", shape.events, seconds, rate, rate, *clock.us_per(shape.events), records - openings, size)
+    return Result(
+        "floor", shape.events, seconds, rate, rate, *clock.us_per(shape.events), clock.others, records - openings, size
+    )
 
 
 class _CpuClock:
-    """CPU that a process and the servers use from now on."""
+    """CPU used from now on: by a program, by the servers, and by everything else on this machine."""
 
     def __init__(self, pid: int, where: Servers) -> None:
         self._pid, self._where = pid, where
-        self._used = self._now()
+        self._begin = self._now()
 
     def stop(self) -> None:
         """End the measurement; the process must still be there."""
-        before, after = self._used, self._now()
-        self._used = (after[0] - before[0], after[1] - before[1], after[2] - before[2])
+        end = self._now()
+        self._all, self._loop, self._servers, self._mine, self._machine, self._seconds = (
+            after - before for after, before in zip(end, self._begin, strict=True)
+        )
 
     def us_per(self, events: int) -> tuple[float, float, float]:
         """Microseconds per event: all threads, first thread, servers."""
-        all_threads, loop, others = self._used
-        return all_threads / events * 1e6, loop / events * 1e6, others / events * 1e6
+        return self._all / events * 1e6, self._loop / events * 1e6, self._servers / events * 1e6
 
-    def _now(self) -> tuple[float, float, float]:
-        return cpu_of(self._pid), cpu_of(self._pid, main_thread=True), self._where.cpu_s()
+    @property
+    def others(self) -> float:
+        """The share of the machine that neither program, servers nor this process used, but somebody did."""
+        used = self._machine - self._all - self._servers - self._mine
+        return max(0.0, used) / (self._seconds * (os.cpu_count() or 1))
+
+    def _now(self) -> tuple[float, ...]:
+        return (
+            cpu_of(self._pid),
+            cpu_of(self._pid, main_thread=True),
+            self._where.cpu_s(),
+            time.process_time(),
+            machine_cpu_s(),
+            time.monotonic(),
+        )
 
 
 def run_stockflow(
@@ -115,6 +135,7 @@ def run_stockflow(
     shape: Options,
     settings: dict[str, str],
     folder: Path,
+    calm_s: float,
     py_spy: str | None = None,
 ) -> Result:
     """One turn of `stockflow run` on the events that wait behind a prefix; with `py_spy` (its command) profiled."""
@@ -129,6 +150,7 @@ def run_stockflow(
         before = dict(loader.positions)
         loader.hold_back(workload.events)
         already = sum(before.values())
+        wait_for_calm(calm_s)
         sent_before = program.records_sent()
         clock = _CpuClock(program.pid, where)
         seen: list[tuple[float, int]] = []
@@ -154,6 +176,7 @@ def run_stockflow(
         shape.events / seconds,
         _sustained(seen, shape.events),
         *clock.us_per(shape.events),
+        clock.others,
         records - workload.expected.keys,
         size,
         sent[STOCK_STATE.name] - sent_before[STOCK_STATE.name],
@@ -204,9 +227,11 @@ def measure(options: argparse.Namespace, console: Console) -> dict[str, object]:
                 prefix = f"bench-{os.getpid()}-{number}-{program}-"
                 make_topics(where, prefix, shape.partitions)
                 if program == "floor":
-                    result = run_floor(where, prefix, workload, shape, options.linger_ms)
+                    result = run_floor(where, prefix, workload, shape, options.linger_ms, options.calm)
                 else:
-                    result = run_stockflow(where, prefix, workload, shape, settings, options.folder, options.py_spy)
+                    result = run_stockflow(
+                        where, prefix, workload, shape, settings, options.folder, options.calm, options.py_spy
+                    )
                 drop_topics(where, prefix)
                 results.append(result)
                 console.print(
@@ -214,7 +239,7 @@ def measure(options: argparse.Namespace, console: Console) -> dict[str, object]:
                     f"(sustained {result.sustained:9,.0f}), CPU us/event {result.cpu_us:.1f} (loop "
                     f"{result.loop_cpu_us:.1f}, servers {result.servers_cpu_us:.1f}), {result.records:,} records of "
                     f"{result.record_bytes} B, "
-                    f"{result.state_records:,} of state, load {os.getloadavg()[0]:.1f}",
+                    f"{result.state_records:,} of state; others used {result.others:.0%} of the machine",
                     soft_wrap=True,
                 )
         description = where.description
@@ -238,6 +263,7 @@ def show(results: list[Result], console: Console) -> float | None:
         "CPU us/event (loop)",
         "records/event",
         "state records/event",
+        "others",
     ):
         table.add_column(title, justify="left" if title == "program" else "right")
     medians: dict[str, float] = {}
@@ -255,6 +281,7 @@ def show(results: list[Result], console: Console) -> float | None:
             f"{middle(r.servers_cpu_us for r in mine):.1f})",
             f"{middle(r.records / r.events for r in mine):.2f}",
             f"{middle(r.state_records / r.events for r in mine):.2f}",
+            f"{middle(r.others for r in mine):.0%}",
         )
     console.print(table)
     if len(medians) < 2:
@@ -275,6 +302,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--skew", type=float, default=0.0, help="0: all SKUs sell alike; 1: Zipf")
     options.add_argument("--linger-ms", type=int, default=5, help="of both programs' producers")
     options.add_argument("--routine-interval-ms", type=int, default=250)
+    options.add_argument("--calm", type=float, default=0, help="seconds to wait, if need be, for an idle machine")
     options.add_argument("--set", action="append", default=[], metavar="STOCKFLOW_NAME=VALUE")
     options.add_argument("--only", choices=("floor", "stockflow"))
     options.add_argument("--py-spy", metavar="COMMAND", help="sample stockflow's stacks with this py-spy")

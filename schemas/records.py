@@ -7,6 +7,7 @@ from datetime import datetime
 import msgspec
 from msgspec import Struct
 
+from schemas.topics import AVAILABILITY
 from stock.times import EPOCH, micros, moment
 
 __all__ = [
@@ -102,7 +103,7 @@ def cloudevents_headers(key: str, record: Availability, traceparent: bytes | Non
     headers = [
         ("ce_specversion", b"1.0"),
         ("ce_id", f"{key}@{record.version}".encode()),
-        ("ce_type", b"stockflow.availability.v1"),
+        ("ce_type", f"stockflow.{AVAILABILITY.name}".encode()),
         ("ce_source", b"stockflow"),
         ("ce_time", record.changed_at.isoformat().encode()),
         ("ce_subject", key.encode()),

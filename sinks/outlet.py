@@ -199,7 +199,8 @@ class Outlet:
     Args:
         wire: appends records.
         ledger: the partition's balances.
-        shown: keys in the tail of the availability topic, which begins at `tail_start`. Their records may be newer than
+        tail_starts: where the tails of the availability and dead-letter topics began.
+        shown: keys in the tail of the availability topic. Their records may be newer than
             the restored state, so they are not published before the replay is through, and then in any case.
         on_published: told of each acknowledged availability record: partition, key, value, offset, and its mark
             (`sinks.latency.LaneLatencies`).
@@ -216,7 +217,7 @@ class Outlet:
         ledger: Ledger,
         next_offsets: tuple[int, int, int],
         shown: set[str],
-        tail_start: int,
+        tail_starts: tuple[int, int],
         known_letters: set[tuple[str, int, int]],
         on_published: Callable[[int, str, bytes, int, int], None],
         routine_interval_s: float,
@@ -226,7 +227,7 @@ class Outlet:
         self.partition, self.epoch, self.generation = partition, epoch, generation
         self.ledger = ledger
         self.catching_up = True
-        self._shown, self._tail_start = shown, tail_start
+        self._shown, (self._tail_start, self._letters_start) = shown, tail_starts
         self.closed = False
         self.traces: dict[str, bytes] = {}  # traceparent of the newest event behind a key's next record
         self._with_headers = with_headers
@@ -464,9 +465,11 @@ class Outlet:
         self._cut_at, self._cut_wanted_at = now, None
         # What a restart must show again stays in its tail until it has been shown.
         tail_start = self._tail_start if self._shown else self.availability_stream.next_offset
+        # Likewise the letters of records that have not been read again yet: the next owner must not send them twice.
+        letters_start = self._letters_start if self.catching_up else self.letters_stream.next_offset
         self._cut = _Cut(
             tuple(self.ledger.totals.positions),
-            encode_metadata(self.generation, tail_start, self.letters_stream.next_offset),
+            encode_metadata(self.generation, tail_start, letters_start),
             self.state_stream.sent,
             self.availability_stream.sent,
             self.letters_stream.sent,

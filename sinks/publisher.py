@@ -70,7 +70,7 @@ class Takeover(Protocol):
     epoch: int
     generation: int
     shown: set[str]
-    tail_start: int
+    tail_starts: tuple[int, int]
     letters: set[tuple[str, int, int]]
     state_next: int
     availability_next: int
@@ -163,7 +163,7 @@ class Publisher:
             ledger,
             (restored.state_next, restored.availability_next, restored.dead_letters_next),
             restored.shown,
-            restored.tail_start,
+            restored.tail_starts,
             restored.letters,
             self._published,
             self._pace.routine_interval_s,

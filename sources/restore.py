@@ -28,8 +28,8 @@ class Restored:
     """What a new owner knows of a partition before it reads its first input.
 
     `records`: packed state by key, the newest that counts. `rewrite`: keys whose newest record on the topic does not.
-    `shown`: keys that stand in the tail of the availability topic, which begins at `tail_start`. `letters`: origins of
-    dead letters already sent.
+    `shown`: keys that stand in the tail of the availability topic, `letters`: origins of dead letters
+    already sent. `tail_starts`: where these two tails begin.
     The `*_next` offsets are where our own writes must continue without a gap.
     """
 
@@ -39,7 +39,7 @@ class Restored:
     records: dict[str, bytes] = field(default_factory=dict)
     rewrite: set[str] = field(default_factory=set)
     shown: set[str] = field(default_factory=set)
-    tail_start: int = 0
+    tail_starts: tuple[int, int] = (0, 0)
     letters: set[tuple[str, int, int]] = field(default_factory=set)
     state_next: int = 0
     availability_next: int = 0
@@ -109,8 +109,8 @@ class Restorer:
             self._availability: OFFSET_BEGINNING if committed is None else committed.availability,
             self._letters: OFFSET_BEGINNING if committed is None else committed.dead_letters,
         }
-        tail_start = 0 if committed is None else committed.availability
-        progress = _Progress(Restored(partition, epoch, tail_start=tail_start), tails)
+        starts = (0, 0) if committed is None else (committed.availability, committed.dead_letters)
+        progress = _Progress(Restored(partition, epoch, tail_starts=starts), tails)
         progress.newest_seen = 0 if committed is None else committed.generation
         self._progress[partition] = progress
         self._to_assign.append(TopicPartition(self._state, partition, OFFSET_BEGINNING))

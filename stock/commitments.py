@@ -155,7 +155,7 @@ class Commitments:
         sku = key.partition("|")[0]
         self._orders[key] = order
         self._per_sku[sku] = self._per_sku.get(sku, 0) + 1
-        heappush(self._timers, (order.last_us() + CLOSED_HORIZON_US, _FORGET, key))
+        heappush(self._timers, (min(order.last_us(), self.clock_us) + CLOSED_HORIZON_US, _FORGET, key))
         if isinstance(order, OrderLine):
             self._bind(sku, dict(order.left()))
             return
@@ -191,7 +191,9 @@ class Commitments:
         is_open = order.open_units(now_us) if isinstance(order, Hold) else order.left()
         due_us = order.last_us() + CLOSED_HORIZON_US
         if is_open or due_us > now_us:
-            heappush(self._timers, (max(due_us, now_us + HOUR_US), _FORGET, key))
+            # An end in the far future is no reason to look that late: the hold may be released before.
+            look_us = min(max(due_us, now_us + HOUR_US), now_us + CLOSED_HORIZON_US)
+            heappush(self._timers, (look_us, _FORGET, key))
             return
         del self._orders[key]
         self._dirty[key] = None

@@ -118,7 +118,7 @@ class Window:
             ledger=desk.ledger,
             next_offsets=self.wire.ends(),
             shown=more.get("shown", set()),
-            tail_start=more.get("tail_start", 0),
+            tail_starts=(more.get("tail_start", 0), more.get("letters_start", 0)),
             known_letters=more.get("known_letters", set()),
             on_published=lambda *record: self.published.append(record),
             routine_interval_s=interval_s,

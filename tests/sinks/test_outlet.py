@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
+from schemas.dead_letters import Header
 from schemas.events import Refusal
 from schemas.records import encode
 from schemas.state import COUNTER_MAX
+from schemas.topics import DEAD_LETTER_BYTES_MAX
 from sinks import outlet as module
 from sinks.outlet import Letter, digest_of
 from stock.events import StockFact
@@ -387,3 +389,61 @@ def test_a_letter_that_stands_in_the_log_is_not_sent_again() -> None:
     window.outlet.refuse([letter(5), letter(6)], us(9))
     window.land()
     assert [dict(headers)["dead-letter.offset"] for _, _, headers in window.wire.logs["letters"].records] == [b"6"]
+
+
+class Unreadable(FakeMessage):
+    """A record with a header whose name is not UTF-8, as the client shows it."""
+
+    def headers(self) -> list[Header] | None:
+        asked.append(self)
+        assert len(asked) == 1, "the second answer of the client is a trap"
+        raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
+
+
+asked: list[Unreadable] = []
+
+
+def test_a_record_whose_headers_cannot_be_read_goes_on_without_them() -> None:
+    """Kafka takes any bytes as a header's name; the letter has ours only, and says why."""
+    asked.clear()
+    window = opened()
+    message = Unreadable(b"key", b"\xff\x00", 5, "pos-sales.v1", 3)
+    window.outlet.refuse([Letter(message, Refusal("bad_field", "units"), 0)], us(9))  # type: ignore[arg-type]
+    window.land()
+    [(key, value, headers)] = window.wire.logs["letters"].records
+    assert (key, value) == (b"key", b"\xff\x00")
+    assert [name.partition(".")[0] for name, _ in headers] == ["dead-letter"] * 6
+    detail = b"units (its headers are left out: a name is not UTF-8)"
+    assert (headers[0], headers[1]) == (("dead-letter.reason", b"bad_field"), ("dead-letter.detail", detail))
+    assert window.stats.letters_by_reason == {"bad_field": 1}
+
+
+def test_a_refused_giant_is_cut_to_what_the_dead_letters_take() -> None:
+    """Whatever of it is too large; a broker that refuses the letter would stop the partition."""
+    window = opened()
+    message = FakeMessage(b"k" * 3_000_000, None, 5, "pos-sales.v1", 3, [("own", b"h" * 3_000_000)])
+    window.outlet.refuse([Letter(message, Refusal("empty", "no value"), 0)], us(9))  # type: ignore[arg-type]
+    window.land()
+    [(key, value, headers)] = window.wire.logs["letters"].records
+    assert key is not None
+    assert (value, set(key)) == (None, {ord("k")})
+    assert headers[0] == ("dead-letter.reason", b"empty")
+    assert headers[-1] == ("dead-letter.truncated", b"6000013")
+    assert len(key) + sum(len(name) + len(text) for name, text in headers) < DEAD_LETTER_BYTES_MAX
+
+
+def test_rules_of_many_skus_are_one_look() -> None:
+    """Each with its own cause; a planner's upload must not pass over all keys once per line."""
+    policies = rules()
+    desk = Desk(Ledger(policies))
+    desk.tell(*(fact("wms.count", 0, 9, sku=f"S{i}") for i in range(50)))
+    window = Window(desk)
+    window.serve(-100)
+    window.land()
+    for i in range(10, 50):
+        policies.set_policy(policy(f"p{i}", {"sku": f"S{i}"}, safety_stock=1))
+        window.outlet.look_again(f"S{i}", None, ("policy.set", f"p{i}", "planning", us(1)))
+    assert window.outlet.sweeping == 1
+    while window.outlet.sweep():
+        window.serve(0)
+    assert [(record.sku, record.cause.id) for record in window.sent()] == [(f"S{i}", f"p{i}") for i in range(10, 50)]

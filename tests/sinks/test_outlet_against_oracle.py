@@ -147,6 +147,7 @@ class Life:
             generation=self.generation,
             shown=shown,
             tail_start=shown_from,
+            letters_start=letters_from,
             known_letters=letters,
         )
 

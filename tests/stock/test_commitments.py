@@ -266,3 +266,13 @@ def test_a_key_that_somebody_overwrote_is_written_again(bound: Commitments) -> N
     bound.rewrite(R)
     bound.rewrite(L)
     assert dict(bound.flush()) == {R: packed, L: None}
+
+
+def test_a_hold_without_a_near_end_is_forgotten_a_day_after_its_late_release() -> None:
+    """An end in the year 9999 must not keep what was released long before it."""
+    commitments, key = Commitments(4), hold_key("SKU", "R", None)
+    commitments.tell_hold("SKU", key, fact("stated", 5, "s", "1", "A", 2, 10**18), 2, 0)
+    assert list(commitments.advance(2 * CLOSED_HORIZON_US)) == []
+    commitments.tell_hold("SKU", key, fact("returned", 2 * CLOSED_HORIZON_US, "s", "2", "A"), 2, 1)
+    assert list(commitments.advance(4 * CLOSED_HORIZON_US)) == []
+    assert len(commitments) == 0

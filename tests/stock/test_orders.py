@@ -10,6 +10,7 @@ import pytest
 
 from stock.commitments import CLOSED_HORIZON_US, Commitments, hold_key
 from stock.orders import FACTS_MAX, Fact, FactKind, Hold, OrderLine, fact
+from stock.times import HOUR_US
 
 _ids = count(1)
 
@@ -216,5 +217,5 @@ def test_a_released_hold_with_a_far_end_is_forgotten_after_a_day(restarted: bool
         bound.restore(key, packed)
     list(bound.advance(7 + CLOSED_HORIZON_US - 1))
     assert len(bound) == 1
-    list(bound.advance(7 + CLOSED_HORIZON_US))
+    list(bound.advance(7 + CLOSED_HORIZON_US + HOUR_US))
     assert len(bound) == 0

@@ -1,0 +1,93 @@
+"""Settings that cannot work are refused with a text that says what to change, before anything is started."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from stockflow.settings import RESERVED_KAFKA_PROPERTIES, InvalidSettings, load
+
+
+@pytest.mark.parametrize(
+    ("session_ms", "lease_ms", "fine"),
+    [(None, 44_999, True), (None, 45_000, False), (6_000, 5_999, True), (6_000, 6_000, False), (6_000, None, False)],
+)
+def test_a_classic_members_lease_ends_before_its_session(
+    session_ms: int | None, lease_ms: int | None, fine: bool
+) -> None:
+    """Else another owner may write while this one still believes in its lease."""
+    environ = {"STOCKFLOW_GROUP_PROTOCOL": "classic"}
+    if session_ms is not None:
+        environ["STOCKFLOW_KAFKA__SESSION_TIMEOUT_MS"] = str(session_ms)
+    if lease_ms is not None:
+        environ["STOCKFLOW_LEASE_MS"] = str(lease_ms)
+    if fine:
+        assert load(environ).lease_ms == lease_ms
+        return
+    with pytest.raises(InvalidSettings, match=f"STOCKFLOW_LEASE_MS must be shorter .* {session_ms or 45_000} ms"):
+        load(environ)
+
+
+@pytest.mark.parametrize("name", sorted(RESERVED_KAFKA_PROPERTIES | {"group.instance.id"}))
+def test_properties_that_carry_a_guarantee_are_refused(name: str) -> None:
+    """A static member's id, for one, would let replicas of one deployment fence each other in turn."""
+    variable = "STOCKFLOW_KAFKA__" + name.replace(".", "_").upper()
+    with pytest.raises(InvalidSettings, match=f"{variable}: {name} is set by stockflow"):
+        load({variable: "x"})
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://[::1",
+        "redis://localhost:99999999/0",
+        "redis://localhost:0/0",
+        "redis://localhost:port",
+        "redis+sentinel://one:26379,two:99999999/main",
+        "http://localhost:6379",
+        "localhost:6379",
+        "",
+    ],
+)
+def test_a_malformed_redis_address_is_refused(url: str) -> None:
+    """As a wrong setting, not as a crash."""
+    with pytest.raises(InvalidSettings, match="STOCKFLOW_REDIS_URL is not an address"):
+        load({"STOCKFLOW_REDIS_URL": url})
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://localhost",
+        "redis://:secret@[::1]:6379/0",
+        "rediss://user:secret@cache.example:6380/1",
+        "unix:///run/redis.sock",
+        "redis+sentinel://one:26379,two:26379/main",
+        "redis+cluster://one:6379,two:6379",
+    ],
+)
+def test_every_form_of_a_redis_address_is_taken(url: str) -> None:
+    """One server, a socket, or several for sentinel and cluster."""
+    assert load({"STOCKFLOW_REDIS_URL": url}).redis_url == url
+
+
+def test_a_setting_may_stand_in_a_file(tmp_path: Path) -> None:
+    """For secrets; the white space around it does not count."""
+    file = tmp_path / "secret"
+    file.write_text("päss\n", encoding="utf-8")
+    assert dict(load({"STOCKFLOW_KAFKA__SASL_PASSWORD_FILE": str(file)}).kafka) == {"sasl.password": "päss"}
+
+
+def test_a_file_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    """By its name, without a word of what is in it."""
+    file = tmp_path / "secret"
+    file.write_bytes(b"pass\xff")
+    with pytest.raises(InvalidSettings, match=r"STOCKFLOW_KAFKA__SASL_PASSWORD_FILE: .*secret is not UTF-8 text$"):
+        load({"STOCKFLOW_KAFKA__SASL_PASSWORD_FILE": str(file)})
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    """By its name and the reason."""
+    with pytest.raises(InvalidSettings, match=r"STOCKFLOW_REDIS_URL_FILE: cannot read .*: No such file"):
+        load({"STOCKFLOW_REDIS_URL_FILE": str(tmp_path / "absent")})
