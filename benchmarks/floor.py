@@ -3,6 +3,8 @@
 One loop: consume, decode into the same typed events, change a dict, produce a record of the same fields and size,
 and after its delivery report write it to Redis, many per call. It survives nothing and knows no rules: no repeats, no
 late counts, no policies, no expiry, no lanes, no state topic, no commits. Run by `throughput.py` and `latency.py`.
+
+It publishes each event; with `--conflates` only the newest state per key and poll, as stockflow does in a backlog.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ from schemas.topics import ORDER_RESERVATIONS, POS_SALES, WMS_MOVEMENTS
 from stock import events
 
 CONSUME_MESSAGES = 1_000
+# What pays if a poll's changes to a key become one record: long runs of one partition.
+CONFLATED_MESSAGES, CONFLATED_FETCH_BYTES = 10_000, 4_194_304
 IDLE_S, BUSY_S = 0.01, 0.001  # How long to block for the next event; shorter while acknowledgements are expected.
 REDIS_RECORDS = 500  # Per call; more saved nothing, fewer cost more.
 NEVER = datetime(1970, 1, 1, tzinfo=timezone.utc)
@@ -32,15 +36,25 @@ TOPIC = "floor-availability"
 class Floor:
     """The loop and its dicts."""
 
-    def __init__(self, bootstrap: str, redis_url: str, prefix: str, partitions: int, linger_ms: int) -> None:
+    def __init__(
+        self, bootstrap: str, redis_url: str, prefix: str, partitions: int, linger_ms: int, conflates: bool
+    ) -> None:
         self._topic = prefix + TOPIC
+        self._encode = msgspec.json.Encoder().encode
+        self._conflates = conflates
+        self._at_once = CONFLATED_MESSAGES if conflates else CONSUME_MESSAGES
         self._decoders = {
             prefix + POS_SALES.name: msgspec.json.Decoder(events.PosMessage),
             prefix + WMS_MOVEMENTS.name: msgspec.json.Decoder(events.WmsMessage),
             prefix + ORDER_RESERVATIONS.name: msgspec.json.Decoder(events.OrderMessage),
         }
         self._consumer = Consumer(
-            {"bootstrap.servers": bootstrap, "group.id": f"{prefix}floor", "enable.auto.commit": False}
+            {
+                "bootstrap.servers": bootstrap,
+                "group.id": f"{prefix}floor",
+                "enable.auto.commit": False,
+                **({"max.partition.fetch.bytes": CONFLATED_FETCH_BYTES} if conflates else {}),
+            }
         )
         inputs = [(topic, partition) for topic in self._decoders for partition in range(partitions)]
         self._consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for topic, partition in inputs])
@@ -58,19 +72,20 @@ class Floor:
         self._balances: dict[str, list[int]] = {}
         self._visible: dict[bytes, bytes] = {}
         self._version = 0
-        self.read = self.delivered = 0
+        self._sent = self._delivered = 0
+        self._read = 0
 
     def until(self, total: int) -> None:
         """Work until so many events have been read, their records acknowledged and written to Redis."""
         poll, consume, visible = self._producer.poll, self._consumer.consume, self._visible
-        while self.delivered < total or visible:
-            busy = self.delivered < self.read
-            first = self._consumer.poll(BUSY_S if busy else IDLE_S) if self.read < total else None
-            messages = [] if first is None else [first, *consume(CONSUME_MESSAGES, 0)]
+        while self._read < total or self._delivered < self._sent or visible:
+            busy = self._delivered < self._sent
+            first = self._consumer.poll(BUSY_S if busy else IDLE_S) if self._read < total else None
+            messages = [] if first is None else [first, *consume(self._at_once, 0)]
             if messages:
                 self._take(messages)
-            poll(0 if self.read < total else 0.001)
-            if len(visible) >= REDIS_RECORDS or (visible and len(messages) < CONSUME_MESSAGES):
+            poll(0 if self._read < total else BUSY_S)
+            if len(visible) >= REDIS_RECORDS or (visible and len(messages) < self._at_once):
                 self._redis.mset(visible)
                 visible.clear()
 
@@ -80,8 +95,9 @@ class Floor:
         self._redis.close()
 
     def _take(self, messages: list[Message]) -> None:
-        balances, decoders, encode = self._balances, self._decoders, msgspec.json.Encoder().encode
+        balances, decoders, conflates = self._balances, self._decoders, self._conflates
         out: dict[int, list[dict[str, Any]]] = {}
+        newest: dict[str, tuple[int, Any]] = {}
         now = datetime.now(timezone.utc)
         for message in messages:
             error = message.error()
@@ -89,7 +105,7 @@ class Floor:
                 if error.code() != KafkaError._PARTITION_EOF:
                     raise RuntimeError(str(error))
                 continue
-            topic, value = message.topic(), message.value()
+            topic, value, partition = message.topic(), message.value(), message.partition()
             event = decoders[topic].decode(value)  # type: ignore[index, arg-type]
             key = f"{event.sku}|{event.location}"
             balance = balances.get(key)
@@ -102,12 +118,30 @@ class Floor:
                 balance[0] += event.units
             else:
                 balance[1] += event.units
-            on_hand, committed = balance
-            available = max(0, on_hand - committed)
-            status = "IN_STOCK" if available > 3 else "LOW_STOCK" if available else "OUT_OF_STOCK"
-            self._version += 1
-            occurred_at = event.occurred_at
-            record = Availability(
+            self._read += 1
+            if conflates:
+                newest[key] = (partition, event)  # type: ignore[assignment]
+            else:
+                record = {"key": key, "value": self._record(event, balance, now)}
+                out.setdefault(partition, []).append(record)  # type: ignore[arg-type]
+        for key, (partition, event) in newest.items():
+            out.setdefault(partition, []).append({"key": key, "value": self._record(event, balances[key], now)})
+        for partition, records in out.items():
+            self._sent += len(records)
+            queued = self._producer.produce_batch(
+                self._topic, records, partition=partition, on_delivery=self._acknowledged
+            )
+            if queued != len(records):
+                raise RuntimeError(f"{self._topic}: {len(records) - queued} records were not taken")
+
+    def _record(self, event: Any, balance: list[int], now: datetime) -> bytes:
+        on_hand, committed = balance
+        available = max(0, on_hand - committed)
+        status = "IN_STOCK" if available > 3 else "LOW_STOCK" if available else "OUT_OF_STOCK"
+        self._version += 1
+        occurred_at = event.occurred_at
+        return self._encode(
+            Availability(
                 version=self._version,
                 sku=event.sku,
                 location=event.location,
@@ -135,20 +169,13 @@ class Floor:
                 sources=Sources(occurred_at, occurred_at, occurred_at),
                 changed_at=now,
             )
-            out.setdefault(message.partition(), []).append({"key": key, "value": encode(record)})  # type: ignore[arg-type]
-            self.read += 1
-        for partition, records in out.items():
-            queued = self._producer.produce_batch(
-                self._topic, records, partition=partition, on_delivery=self._acknowledged
-            )
-            if queued != len(records):
-                raise RuntimeError(f"{self._topic}: {len(records) - queued} records were not taken")
+        )
 
     def _acknowledged(self, error: KafkaError | None, message: Message) -> None:
         if error is not None:
             raise RuntimeError(str(error))
         self._visible[message.key()] = message.value()  # type: ignore[index, assignment]
-        self.delivered += 1
+        self._delivered += 1
 
 
 def main() -> None:
@@ -161,8 +188,16 @@ def main() -> None:
     parser.add_argument("--openings", type=int, required=True)
     parser.add_argument("--events", type=int, required=True)
     parser.add_argument("--linger-ms", type=int, required=True)
+    parser.add_argument("--conflates", action="store_true", help="one record per key and poll, not per event")
     options = parser.parse_args()
-    floor = Floor(options.bootstrap, options.redis_url, options.prefix, options.partitions, options.linger_ms)
+    floor = Floor(
+        options.bootstrap,
+        options.redis_url,
+        options.prefix,
+        options.partitions,
+        options.linger_ms,
+        options.conflates,
+    )
     floor.until(options.openings)
     _say({"ready": time.monotonic()})
     floor.until(options.openings + options.events)

@@ -255,13 +255,21 @@ class FloorRun:
     """The floor as a process of its own."""
 
     def __init__(
-        self, where: Servers, prefix: str, partitions: int, openings: int, events: int, linger_ms: int
+        self,
+        where: Servers,
+        prefix: str,
+        partitions: int,
+        openings: int,
+        events: int,
+        linger_ms: int,
+        conflates: bool = False,
     ) -> None:
         self._process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "benchmarks.floor", "--bootstrap", where.bootstrap),
                 *("--redis-url", where.redis_url, "--prefix", prefix, "--partitions", str(partitions)),
                 *("--openings", str(openings), "--events", str(events), "--linger-ms", str(linger_ms)),
+                *(("--conflates",) if conflates else ()),
             ],
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
