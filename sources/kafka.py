@@ -82,6 +82,8 @@ class _Assignment:
     held: set[str] = field(default_factory=set)
     start: dict[str, int] = field(default_factory=dict)  # committed position by topic, or OFFSET_BEGINNING
     metadata: CommitMetadata | None = None
+    resolved: bool = False  # whether `start` has been checked against the log
+    to_seek: list[TopicPartition] = field(default_factory=list)
     live: bool = False
     behind: dict[str, int] = field(default_factory=dict)  # by topic not caught up yet: its end at the assignment
 
@@ -330,19 +332,32 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
     def _take_restored(self) -> None:
         """Open what has been restored and whose inputs' bounds are known."""
         self._restored += self._restorer.step()
-        still_unknown = []
+        not_yet = []
         for restored in self._restored:
             assignment = self._assignments.get(restored.partition)
             if assignment is None or assignment.epoch != restored.epoch:
                 continue  # lost meanwhile, wholly or in part
-            bounds = self._bounds.answer(restored.partition)
-            if bounds is None:
-                still_unknown.append(restored)
-                continue
-            self._resolve_positions(restored.partition, assignment, bounds)
-            assignment.behind = {topic: end for topic, (_, end) in bounds.items() if end > assignment.start[topic]}
-            self._open(restored, assignment)
-        self._restored = still_unknown
+            if not assignment.resolved:
+                bounds = self._bounds.answer(restored.partition)
+                if bounds is not None:
+                    self._resolve_positions(restored.partition, assignment, bounds)
+            if assignment.resolved and self._seek(assignment):
+                self._open(restored, assignment)
+            else:
+                not_yet.append(restored)
+        self._restored = not_yet
+
+    def _seek(self, assignment: _Assignment) -> bool:
+        """Move to positions other than those assigned; False while the client has not begun with a partition."""
+        while assignment.to_seek:
+            try:
+                self._consumer.seek(assignment.to_seek[-1])
+            except KafkaException as error:
+                if error.args[0].code() == KafkaError._STATE:
+                    return False
+                raise
+            assignment.to_seek.pop()
+        return True
 
     def _open(self, restored: Restored, assignment: _Assignment) -> None:
         partition = restored.partition
@@ -385,7 +400,9 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
                     raise _lost(topic, partition, text)
                 self._log.warning("input_lost_accepted", topic=topic, partition=partition, detail=text)
                 assignment.start[topic] = low
-                self._consumer.seek(TopicPartition(topic, partition, low))
+                assignment.to_seek.append(TopicPartition(topic, partition, low))
+        assignment.behind = {topic: end for topic, (_, end) in bounds.items() if end > assignment.start[topic]}
+        assignment.resolved = True
 
     def _measure_lag(self) -> None:
         lag = {}
@@ -489,7 +506,7 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
             self._catching_up.discard(partition)
             self._commits.disown(partition)
             self._outgoing.lose(partition)
-            was_live, assignment.live = assignment.live, False
+            was_live, assignment.live, assignment.resolved = assignment.live, False, False
             if was_live:
                 self._pending.append((str(partition), Closed(assignment.epoch)))
             self._epoch += 1

@@ -164,7 +164,7 @@ class Sending:
         assert self._producer.flush(FLUSH_TIMEOUT_S) == 0
         assert self.failures == [], self.failures
         self._place_the_unplaced()
-        assert len(self.sent) == self._produced
+        assert len(self.sent) == self._produced, f"of {self._produced}: {len(self.sent)}, no place: {self.unplaced}"
 
     def close(self) -> None:
         """Stop whatever is going on; for the end of a test that failed."""

@@ -118,7 +118,7 @@ def test_an_unreachable_broker_is_named(tmp_path: Path) -> None:
     ("variable", "value", "said"),
     [
         ("LEASE_MS", "soon", "STOCKFLOW_LEASE_MS='soon' is not a whole number"),
-        ("REDIS_URL", "localhost:6379", "STOCKFLOW_REDIS_URL must start with"),
+        ("REDIS_URL", "localhost:6379", "STOCKFLOW_REDIS_URL is not an address that begins with one of: redis"),
         ("KAFKA__ACKS", "1", "STOCKFLOW_KAFKA__ACKS"),
     ],
 )
