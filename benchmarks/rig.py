@@ -312,6 +312,41 @@ def cpu_of(pid: int, main_thread: bool = False) -> float:
     return (int(fields[11]) + int(fields[12])) / 100
 
 
+class CpuClock:
+    """CPU used from now on: by a program, by the servers, and by everything else on this machine."""
+
+    def __init__(self, pid: int, where: Servers) -> None:
+        self._pid, self._where = pid, where
+        self._begin = self._now()
+
+    def stop(self) -> None:
+        """End the measurement; the process must still be there."""
+        end = self._now()
+        self._all, self._loop, self._servers, self._mine, self._machine, self._seconds = (
+            after - before for after, before in zip(end, self._begin, strict=True)
+        )
+
+    def us_per(self, events: int) -> tuple[float, float, float]:
+        """Microseconds per event: all threads, first thread, servers."""
+        return self._all / events * 1e6, self._loop / events * 1e6, self._servers / events * 1e6
+
+    @property
+    def others(self) -> float:
+        """The share of the machine that neither program, servers nor this process used, but somebody did."""
+        used = self._machine - self._all - self._servers - self._mine
+        return max(0.0, used) / (self._seconds * (os.cpu_count() or 1))
+
+    def _now(self) -> tuple[float, ...]:
+        return (
+            cpu_of(self._pid),
+            cpu_of(self._pid, main_thread=True),
+            self._where.cpu_s(),
+            time.process_time(),
+            machine_cpu_s(),
+            time.monotonic(),
+        )
+
+
 def machine_cpu_s() -> float:
     """CPU seconds that everything on this machine has used so far; 0.0 without a proc file system."""
     try:
@@ -432,6 +467,7 @@ def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = FINISH
 
 
 __all__ = [
+    "CpuClock",
     "FloorRun",
     "Loader",
     "Servers",
@@ -439,10 +475,8 @@ __all__ = [
     "WrongResult",
     "check_redis",
     "check_topic",
-    "cpu_of",
     "drop_topics",
     "empty_redis",
-    "machine_cpu_s",
     "make_topics",
     "servers",
     "wait_for",

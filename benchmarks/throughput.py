@@ -25,16 +25,15 @@ from rich.table import Table
 
 from benchmarks.floor import TOPIC as FLOOR_TOPIC
 from benchmarks.rig import (
+    CpuClock,
     FloorRun,
     Loader,
     Servers,
     StockflowRun,
     check_redis,
     check_topic,
-    cpu_of,
     drop_topics,
     empty_redis,
-    machine_cpu_s,
     make_topics,
     servers,
     wait_for_calm,
@@ -82,7 +81,7 @@ def run_floor(
     try:
         program.heard("ready")
         wait_for_calm(calm_s)
-        clock = _CpuClock(program.pid, where)
+        clock = CpuClock(program.pid, where)
         begin = loader.release()
         seconds = program.heard("done")["done"] - begin
         clock.stop()
@@ -94,41 +93,6 @@ def run_floor(
     name = CONFLATING if conflates else FLOOR
     cpu = clock.us_per(shape.events)
     return Result(name, shape.events, seconds, rate, rate, *cpu, clock.others, records - openings, size)
-
-
-class _CpuClock:
-    """CPU used from now on: by a program, by the servers, and by everything else on this machine."""
-
-    def __init__(self, pid: int, where: Servers) -> None:
-        self._pid, self._where = pid, where
-        self._begin = self._now()
-
-    def stop(self) -> None:
-        """End the measurement; the process must still be there."""
-        end = self._now()
-        self._all, self._loop, self._servers, self._mine, self._machine, self._seconds = (
-            after - before for after, before in zip(end, self._begin, strict=True)
-        )
-
-    def us_per(self, events: int) -> tuple[float, float, float]:
-        """Microseconds per event: all threads, first thread, servers."""
-        return self._all / events * 1e6, self._loop / events * 1e6, self._servers / events * 1e6
-
-    @property
-    def others(self) -> float:
-        """The share of the machine that neither program, servers nor this process used, but somebody did."""
-        used = self._machine - self._all - self._servers - self._mine
-        return max(0.0, used) / (self._seconds * (os.cpu_count() or 1))
-
-    def _now(self) -> tuple[float, ...]:
-        return (
-            cpu_of(self._pid),
-            cpu_of(self._pid, main_thread=True),
-            self._where.cpu_s(),
-            time.process_time(),
-            machine_cpu_s(),
-            time.monotonic(),
-        )
 
 
 def run_stockflow(
@@ -155,7 +119,7 @@ def run_stockflow(
         already = sum(before.values())
         wait_for_calm(calm_s)
         sent_before = program.records_sent()
-        clock = _CpuClock(program.pid, where)
+        clock = CpuClock(program.pid, where)
         seen: list[tuple[float, int]] = []
         profiler = None if py_spy is None else _profiler(py_spy, program.pid, folder)
         begin = loader.release()

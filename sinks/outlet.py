@@ -98,6 +98,11 @@ def headers_of(message: Message) -> list[Any] | None:
         return None
 
 
+def _nowhere() -> KafkaError:
+    """A record counted as a repeat, which may stand nowhere: only a restart, which reads the log, knows."""
+    return KafkaError(KafkaError._INCONSISTENT, "acknowledged without an offset")
+
+
 @dataclass(frozen=True)
 class Letter:
     """A refused record on its way to the dead letters. `topic` is its position in the keyed inputs, -1 for settings."""
@@ -366,9 +371,12 @@ class Outlet:
         self.availability_stream.acknowledge(offset)
         if self._latest.get(key) is shown:
             del self._latest[key]
+        if offset is None:
+            # The broker took it for a repeat, of which it may not have the original: say it again.
+            self.show_again([key])
+            return
         self.ledger.acknowledge(key, *shown)
-        if offset is not None:
-            self._on_published(self.partition, key, value, offset, mark)
+        self._on_published(self.partition, key, value, offset, mark)
 
     # Rules
 
@@ -441,6 +449,9 @@ class Outlet:
     def _letter_delivered(self, error: KafkaError | None, message: Message) -> None:
         if error is not None or self.closed:
             self._undelivered(error, message)
+            return
+        if message.offset() is None:
+            self._wire.failed(_nowhere(), message)
             return
         self.letters_stream.acknowledge(message.offset())
 
@@ -530,7 +541,9 @@ class Outlet:
             self._undelivered(error, message)
             return
         stream, offset = self.state_stream, message.offset()
-        if offset is not None and offset == stream.next_offset:
+        if offset is None:
+            self._wire.failed(_nowhere(), message)
+        elif offset == stream.next_offset:
             stream.next_offset = offset + 1
             stream.acked += 1
         else:

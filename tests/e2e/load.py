@@ -14,7 +14,6 @@ import msgspec
 from confluent_kafka import KafkaError, Producer
 from confluent_kafka import Message as KafkaMessage
 
-from operations.audit.log import Log
 from schemas.topics import (
     KEYED_INPUTS,
     ORDER_RESERVATIONS,
@@ -80,7 +79,6 @@ class Sending:
     prefix: str
     sent: list[Sent] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
-    unplaced: list[Record] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._produced = 0
@@ -92,6 +90,9 @@ class Sending:
                 "bootstrap.servers": self.bootstrap,
                 "partitioner": "murmur2_random",
                 "enable.idempotence": True,
+                # While a partition's first request is refused by a broker that is just becoming its leader, a second
+                # one could be accepted; the first is then taken for a repeat, and its records are lost unnoticed.
+                "max.in.flight": 1,
                 "linger.ms": 2,
                 "message.timeout.ms": DELIVERY_TIMEOUT_MS,
                 "message.max.bytes": 2 * KIB * KIB,
@@ -104,10 +105,8 @@ class Sending:
 
         def delivered(error: KafkaError | None, message: KafkaMessage) -> None:
             partition, offset = message.partition(), message.offset()
-            if error is not None or partition is None:
-                self.failures.append(f"{record.topic}: {error}")
-            elif offset is None:
-                self.unplaced.append(record)
+            if error is not None or partition is None or offset is None:
+                self.failures.append(f"{record.topic}: {error or 'acknowledged without an offset'}")
             else:
                 sent = Sent(record, partition, offset)
                 self.sent.append(sent)
@@ -163,8 +162,7 @@ class Sending:
         """Wait until all that was handed over stands on its topic."""
         assert self._producer.flush(FLUSH_TIMEOUT_S) == 0
         assert self.failures == [], self.failures
-        self._place_the_unplaced()
-        assert len(self.sent) == self._produced, f"of {self._produced}: {len(self.sent)}, no place: {self.unplaced}"
+        assert len(self.sent) == self._produced, f"{len(self.sent)} of {self._produced}"
 
     def close(self) -> None:
         """Stop whatever is going on; for the end of a test that failed."""
@@ -181,17 +179,6 @@ class Sending:
                 self._stop.wait(TICK_S)
             if self._stop.is_set():
                 return
-
-    def _place_the_unplaced(self) -> None:
-        """Look into the log for records that were delivered, but whose first acknowledgement got lost."""
-        placed = {sent.place for sent in self.sent}
-        with Log({"bootstrap.servers": self.bootstrap}, lambda name: self.prefix + name) as log:
-            for topic in sorted({record.topic for record in self.unplaced}):
-                for found in (one for batch in log.read(topic, log.extents([topic])[topic]) for one in batch):
-                    wanted = [r for r in self.unplaced if (r.topic, r.key, r.value) == (topic, found.key, found.value)]
-                    if wanted and (topic, found.partition, found.offset) not in placed:
-                        self.unplaced.remove(wanted[0])
-                        self.sent.append(Sent(wanted[0], found.partition, found.offset))
 
     # What it says
 
