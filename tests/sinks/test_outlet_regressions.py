@@ -226,3 +226,29 @@ def test_totals_that_somebody_overwrote_are_written_again() -> None:
     window.land()
     assert [key for key, _, _ in window.wire.logs["state"].records[before:]] == [OUTCOMES_KEY.encode()]
     assert window.ledger.dirty is False
+
+
+def test_a_record_acknowledged_without_an_offset_is_said_again() -> None:
+    """The broker took it for a repeat of something that it may not have."""
+    window = settled(fact("wms.count", 0, 9))
+    window.desk.tell(fact("pos.sale", 1, 1))
+    window.serve(10)
+    key, _, _, done = window.wire.logs["availability"].in_flight.popleft()
+    done(None, FakeMessage(key, None))  # type: ignore[arg-type]
+    window.outlet.availability_stream.gap_from = None  # the publisher has read the gap and found nothing
+    window.serve(20)
+    window.land()
+    key, value, _ = window.wire.logs["availability"].records[-1]
+    assert value is not None
+    assert (key, decode_availability(value).on_hand) == (KEY.encode(), 8)
+
+
+def test_state_acknowledged_without_an_offset_is_a_failure() -> None:
+    """Only a restart, which reads the log, knows what became of it."""
+    window = settled(fact("wms.count", 0, 9))
+    window.desk.tell(fact("pos.sale", 1, 1))
+    window.outlet.cut(10)
+    key, _, _, done = window.wire.logs["state"].in_flight.popleft()
+    done(None, FakeMessage(key, None))  # type: ignore[arg-type]
+    assert len(window.wire.failures) == 1
+    assert "without an offset" in window.wire.failures[0]
