@@ -19,7 +19,7 @@ from typing import Any
 
 import structlog
 
-from sinks.view_store import Change, Marker, RedisStore, StoreUnavailable, ViewStore
+from sinks.view_store import Change, Marker, StoreUnavailable, ViewStore
 from sinks.view_sync import Batch, TopicReader
 
 MARK_INTERVAL_S = 1.0  # How much is read again after a failover, and how soon a wipe is noticed.
@@ -96,7 +96,7 @@ class RedisView:
 
     def __init__(
         self,
-        url: str,
+        store: ViewStore,
         read_topic: TopicReader,
         *,
         pending_max: int = 100_000,
@@ -104,7 +104,6 @@ class RedisView:
         observe: Callable[[int, int], None] | None = None,
         log: Any = None,
         wall: Callable[[], float] = time.time,
-        store: ViewStore | None = None,
     ) -> None:
         self.stats = ViewStats(lambda: len(self._pending) + self._in_flight)
         self._read_topic = read_topic
@@ -113,7 +112,7 @@ class RedisView:
         self._wall = wall
         self._observe = observe
         self._log = structlog.get_logger("redis_view") if log is None else log
-        self._store: ViewStore = RedisStore(url) if store is None else store
+        self._store = store
         self._lock = threading.Lock()
         self._shares: dict[int, _Share] = {}  # By partition.
         self._numbered: dict[int, _Share] = {}
@@ -203,30 +202,37 @@ class RedisView:
 
     def _run(self) -> None:
         failures = 0
-        while True:
-            last = self._stopping.is_set()
-            try:
-                self._turn(last)
-            except StoreUnavailable as error:
-                self._suspend(str(error))
-            except Exception as error:  # noqa: BLE001 -- a bug here may neither stop the pipeline nor end the view
-                self._log.exception("redis view failed, reads all again")
-                for share in self._owned():
-                    share.must_read = True
-                self._suspend(f"{type(error).__name__}: {error}")
-            else:
+        while not self._stopping.is_set():
+            if self.work():
                 failures = 0
-                if not last:
-                    self._rest()
-                    continue
-            if last:
-                break
-            failures += 1
-            self._stopping.wait(self._backoff_s(failures))
+                self._rest()
+            else:
+                failures += 1
+                self._stopping.wait(self._backoff_s(failures))
+        self.work(last=True)
         for share in self._owned():
             self._end_reading(share)
         self.stats.connected = False
         self._store.close()
+
+    def work(self, last: bool = False) -> bool:
+        """One round of the thread's work, as far as Redis lets it; False if Redis did not. Never raises.
+
+        Args:
+            last: write and mark what there is, and begin nothing new.
+        """
+        try:
+            self._turn(last)
+        except StoreUnavailable as error:
+            self._suspend(str(error))
+            return False
+        except Exception as error:  # noqa: BLE001 -- a bug here may neither stop the pipeline nor end the view
+            self._log.exception("redis view failed, reads all again")
+            for share in self._owned():
+                share.must_read = True
+            self._suspend(f"{type(error).__name__}: {error}")
+            return False
+        return True
 
     def _turn(self, last: bool) -> None:
         """One round: connect, decide what must be read again, write what is pending, read on, mark."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
@@ -17,7 +17,8 @@ class RangeUnreadable(Exception):
 class KafkaRanges:
     """Opens a consumer per stretch: foreign writes are rare, and idle consumers cost threads."""
 
-    def __init__(self, client_config: Mapping[str, str]) -> None:
+    def __init__(self, client_config: Mapping[str, str], clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._config = {
             **client_config,
             "group.id": "stockflow-range-reader",  # never joined: partitions are assigned by hand
@@ -37,8 +38,8 @@ class KafkaRanges:
         try:
             consumer.list_topics(topic, timeout=READ_TIMEOUT_S)  # spares the first fetch half a second
             consumer.assign([TopicPartition(topic, partition, first)])
-            deadline = time.monotonic() + READ_TIMEOUT_S
-            while time.monotonic() < deadline:
+            deadline = self._clock() + READ_TIMEOUT_S
+            while self._clock() < deadline:
                 for message in consumer.consume(1000, 0.1):
                     error, offset = message.error(), message.offset() or 0
                     if error is not None:

@@ -9,7 +9,8 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from bytewax.testing import run_main
@@ -23,6 +24,7 @@ from schemas.topics import AVAILABILITY, DEAD_LETTERS, KEYED_INPUTS, STOCK_SETTI
 from sinks.latency import LaneLatencies
 from sinks.publisher import OutputTopics, Pace, Publisher
 from sinks.redis_view import RedisView
+from sinks.view_store import RedisStore, ViewStore
 from sinks.view_sync import KafkaTopicReader
 from sources.commits import Commits
 from sources.kafka import EventsReader, SourceOptions, SourceStats
@@ -63,7 +65,7 @@ def run(settings: Settings) -> int:
     )
     try:
         partitions = _checked_partitions(settings)
-        pipeline = Pipeline(settings, partitions)
+        pipeline = Pipeline(settings, partitions, real_surroundings(settings))
         pipeline.start()
     except (NotReady, KafkaUnreachable, SettingsUnreachable, CannotListen, KafkaException) as error:
         log.error("cannot_start", error=str(error))
@@ -85,24 +87,53 @@ class NotReady(Exception):
     """Topics are not as the guarantees need them; the text says what to do."""
 
 
+@dataclass(frozen=True)
+class Surroundings:
+    """What a process takes from the machine it runs on; a simulated machine brings its own.
+
+    Attributes:
+        writer: this process, unique per start.
+        clock: monotonic seconds.
+        wall_us: microseconds since 1970.
+        die: ends the process at once; never returns.
+        log: a named structured logger.
+        view_store: where the Redis view stands.
+    """
+
+    writer: str
+    clock: Callable[[], float]
+    wall_us: Callable[[], int]
+    die: Callable[[BaseException], NoReturn]
+    log: Callable[[str], Any]
+    view_store: ViewStore
+
+
+def real_surroundings(settings: Settings) -> Surroundings:
+    """This machine, and the Redis of the settings."""
+    writer = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    return Surroundings(writer, time.monotonic, _wall_us, _die, logs.get, RedisStore(settings.redis_url))
+
+
 class Pipeline:
     """The parts of one running process, connected."""
 
-    def __init__(self, settings: Settings, partitions: int) -> None:
-        writer = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    def __init__(self, settings: Settings, partitions: int, around: Surroundings) -> None:
         client: dict[str, Any] = {**settings.client_config(), "logger": logs.standard("kafka")}
         availability, letters = settings.topic(AVAILABILITY.name), settings.topic(DEAD_LETTERS.name)
         state = settings.topic(STOCK_STATE.name)
         inputs = tuple(settings.topic(topic.name) for topic in KEYED_INPUTS)
         lease_s = settings.lease_ms / 1000
         policies, visible, balances = Policies(), LaneLatencies(), BalanceStats()
-        self._settings_topic = SettingsTopic(client, settings.topic(STOCK_SETTINGS.name), policies)
+        self._clock = around.clock
+        self.settings_topic = SettingsTopic(client, settings.topic(STOCK_SETTINGS.name), policies)
         self.commits = Commits(inputs, lease_s)
         self.view = RedisView(
-            settings.redis_url,
-            KafkaTopicReader(client, availability),
+            around.view_store,
+            KafkaTopicReader(client, availability, clock=around.clock),
+            clock=around.clock,
             observe=lambda mark, now_ms: visible.observe(mark, now_ms * 1000),
-            log=logs.get("stockflow.redis"),
+            log=around.log("stockflow.redis"),
+            wall=lambda: around.wall_us() / 1e6,
         )
         self.publisher = Publisher(
             client,
@@ -115,11 +146,11 @@ class Pipeline:
             ),
             self.view,
             self.commits,
-            KafkaRanges(client),
-            writer,
-            time.monotonic,
-            _wall_us,
-            logs.get("stockflow.publisher"),
+            KafkaRanges(client, around.clock),
+            around.writer,
+            around.clock,
+            around.wall_us,
+            around.log("stockflow.publisher"),
             settings.cloudevents_headers,
         )
         self.context = BalanceContext(
@@ -128,8 +159,8 @@ class Pipeline:
             partitions,
             settings.facts_remembered,
             balances,
-            _wall_us,
-            _die,
+            around.wall_us,
+            around.die,
             settings.cloudevents_headers,
         )
         self.reader = EventsReader(
@@ -141,14 +172,14 @@ class Pipeline:
                 settings.group_protocol,
                 settings.accept_lost_input,
             ),
-            self._settings_topic,
-            Restorer(client, state, availability, letters, self.publisher.claim, writer),
+            self.settings_topic,
+            Restorer(client, state, availability, letters, self.publisher.claim, around.writer),
             self.publisher,
             lambda: balances.handled,
             self.commits,
-            _die,
-            time.monotonic,
-            logs.get("stockflow.source"),
+            around.die,
+            around.clock,
+            around.log("stockflow.source"),
         )
         self._ready_lag_max = settings.ready_lag_max
         measured = Measured(
@@ -158,14 +189,14 @@ class Pipeline:
             self.commits,
             self.view,
             visible,
-            time.monotonic,
+            around.clock,
             {settings.topic(topic.name): topic.name for topic in KEYED_INPUTS},
         )
         self._health = HealthServer(
             settings.metrics_host,
             settings.metrics_port,
             registry_for(measured),
-            lambda: alive(self.reader.stats, time.monotonic()),
+            lambda: alive(self.reader.stats, around.clock()),
             lambda: ready(self.reader.stats, self._ready_lag_max),
         )
 
@@ -177,9 +208,9 @@ class Pipeline:
             SettingsUnreachable: the settings topic could not be read.
         """
         self._health.start()
-        self._settings_topic.read_to_end()
+        self.settings_topic.read_to_end(self._clock)
         self.view.start()
-        self.reader.stats.turn_at = time.monotonic()
+        self.reader.stats.turn_at = self._clock()
 
     def request_stop(self) -> None:
         """Ask for an orderly end; safe in a signal handler."""

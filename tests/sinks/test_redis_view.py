@@ -157,7 +157,7 @@ class Pipeline:
 
 @contextmanager
 def running(place: Place, topic: Topic, *, start: bool = True, own: bool = True, **options: Any) -> Iterator[Pipeline]:
-    view = RedisView("", topic, store=place.store(), **options)
+    view = RedisView(place.store(), topic, **options)
     if own:
         view.own(PARTITION, GENERATION)
     if start:

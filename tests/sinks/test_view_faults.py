@@ -120,7 +120,7 @@ def test_view_is_the_topic_once_faults_end(seed: int, monkeypatch: pytest.Monkey
     choice = random.Random(seed)
     server, topic = Server(seed), Topic(seed)
     pending_max = choice.choice([5, 20, 1_000])
-    views = [RedisView("", topic, store=Connection(server), pending_max=pending_max) for _ in range(2)]
+    views = [RedisView(Connection(server), topic, pending_max=pending_max) for _ in range(2)]
     for view in views:
         view.start()
     keys = [f"S-{i}|x" for i in range(choice.choice([3, 30, 300]))]
