@@ -20,7 +20,7 @@ from confluent_kafka import KafkaError, Message
 from schemas.dead_letters import Header, fitting, headers_for
 from schemas.events import Refusal
 from schemas.records import EPOCH, Availability, Cause, Sources, cloudevents_headers, encode, micros, moment
-from schemas.state import COUNTER_MAX, encode_metadata, seal
+from schemas.state import COUNTER_MAX, JOURNAL_PREFIX, OUTCOMES_KEY, encode_metadata, seal
 from sinks.latency import LaneLatencies
 from stock.availability import STATUSES, View, is_urgent
 from stock.balance import Balance
@@ -133,6 +133,7 @@ class Wire(Protocol):
 
 
 Delivered = Callable[["KafkaError | None", Message], None]
+StateRecords = list[tuple[str, "bytes | None"]]
 
 
 @dataclass
@@ -168,10 +169,25 @@ class _Cut:
 
     positions: tuple[int, ...]
     metadata: str
-    state_sent: int
     availability_sent: int
     letters_sent: int
     waiting: set[str]
+    stages: deque[StateRecords]  # what is still to be sent, each when all before it is acknowledged
+
+
+def in_stages(records: Iterable[tuple[str, bytes | None]]) -> deque[StateRecords]:
+    """A flush in the stages in which it must reach the log, each only once all of the one before it is acknowledged.
+
+    Ids and movements first, then what they happened to, the totals last. The order of sending alone is no order of
+    landing: a client goes on with later records after one has failed.
+    """
+    stages: tuple[StateRecords, StateRecords, StateRecords] = ([], [], [])
+    for key, value in records:
+        if key == OUTCOMES_KEY:
+            stages[2].append((key, value))
+        else:
+            stages[not (value is not None and key.startswith(JOURNAL_PREFIX))].append((key, value))
+    return deque(stage for stage in stages if stage)
 
 
 @dataclass
@@ -451,7 +467,7 @@ class Outlet:
             self._undelivered(error, message)
             return
         if message.offset() is None:
-            self._wire.failed(_nowhere(), message)
+            self._undelivered(_nowhere(), message)
             return
         self.letters_stream.acknowledge(message.offset())
 
@@ -467,12 +483,9 @@ class Outlet:
             self._complete_at = now
         in_doubt = self._latest.keys() | self._waiting.keys()
         seal = self._seal
-        records = [
+        stages = in_stages(
             (key, None if packed is None else seal + packed) for key, packed in self.ledger.flush(in_doubt, complete)
-        ]
-        self.state_stream.sent += len(records)
-        self._stats.state_records += len(records)
-        self._wire.state(self.partition, records, self._state_delivered)
+        )
         self._cut_at, self._cut_wanted_at = now, None
         # What a restart must show again stays in its tail until it has been shown.
         tail_start = self._tail_start if self._shown else self.availability_stream.next_offset
@@ -481,11 +494,18 @@ class Outlet:
         self._cut = _Cut(
             tuple(self.ledger.totals.positions),
             encode_metadata(self.generation, tail_start, letters_start),
-            self.state_stream.sent,
             self.availability_stream.sent,
             self.letters_stream.sent,
             set(self._waiting),
+            stages,
         )
+        self._send_stage(self._cut)
+
+    def _send_stage(self, cut: _Cut) -> None:
+        records = cut.stages.popleft()
+        self.state_stream.sent += len(records)
+        self._stats.state_records += len(records)
+        self._wire.state(self.partition, records, self._state_delivered)
 
     def cut_due(self, now: float, interval_s: float) -> bool:
         """Whether a new cut should be made.
@@ -509,7 +529,8 @@ class Outlet:
         if (
             cut is None
             or cut.waiting
-            or self.state_stream.acked < cut.state_sent
+            or cut.stages
+            or not self.state_stream.idle
             or self.availability_stream.acked < cut.availability_sent
             or self.letters_stream.acked < cut.letters_sent
             or self.has_gap
@@ -542,16 +563,21 @@ class Outlet:
             return
         stream, offset = self.state_stream, message.offset()
         if offset is None:
-            self._wire.failed(_nowhere(), message)
-        elif offset == stream.next_offset:
+            self._undelivered(_nowhere(), message)
+            return
+        if offset == stream.next_offset:
             stream.next_offset = offset + 1
             stream.acked += 1
         else:
             stream.acknowledge(offset)
+        cut = self._cut
+        if cut is not None and cut.stages and stream.idle:
+            self._send_stage(cut)
 
     def _undelivered(self, error: KafkaError | None, message: Message) -> None:
-        """A failure concerns the whole process, even if the partition was lost meanwhile."""
+        """A failure concerns the whole process, even if the partition was lost meanwhile; what follows it says nothing."""
         if error is not None:
+            self.closed = True
             self._wire.failed(error, message)
 
     # Foreign writes

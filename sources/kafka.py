@@ -316,12 +316,12 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
             self._log.warning("kafka_error", topic=topic, partition=partition, error=str(error))
 
     def _take_settings(self) -> None:
-        known = len(self._settings.refused)
         for change in self._settings.poll():
             self._outgoing.rules_changed(change.sku, change.location, change.cause)
+        refused = self._settings.newly_refused()
         for partition, assignment in self._assignments.items():
-            if assignment.live and len(self._settings.refused) > known:
-                self._owe_settings(partition, assignment, self._settings.refused[known:])
+            if assignment.live and refused:
+                self._owe_settings(partition, assignment, refused)
 
     def _owe_settings(self, partition: int, assignment: _Assignment, refused: list[RefusedSetting]) -> None:
         """Refused settings go to the dead letters through the owner of the partition with their number."""

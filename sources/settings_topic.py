@@ -48,6 +48,7 @@ class SettingsTopic:
 
     def __init__(self, client_config: Mapping[str, str], topic: str, policies: Policies) -> None:
         self.refused: list[RefusedSetting] = []
+        self._newly_refused: list[RefusedSetting] = []
         self._policies = policies
         self._topic = topic
         self._behind: dict[int, int] = {}  # by partition not read whole yet: its end when reading began
@@ -97,6 +98,11 @@ class SettingsTopic:
         """What changed since the last call."""
         return self._take(self._consumer.consume(1000, 0))
 
+    def newly_refused(self) -> list[RefusedSetting]:
+        """What was refused since the last call."""
+        refused, self._newly_refused = self._newly_refused, []
+        return refused
+
     def close(self) -> None:
         """Stop reading."""
         self._consumer.close()
@@ -125,6 +131,7 @@ class SettingsTopic:
             # The compacted topic keeps only this record of its key, so whatever stood there before ends with it.
             self.refused = [r for r in self.refused if r.message.key() != key]
             self.refused.append(RefusedSetting(message, setting))
+            self._newly_refused.append(self.refused[-1])
             return self._remove((key or b"").decode(errors="replace"))
         cause = (type_of(setting), setting.id, setting.source, micros(setting.occurred_at))
         if isinstance(setting, LocationSet):

@@ -117,6 +117,7 @@ class Ledger:
         self._durable = [0] * TOPIC_COUNT
         self._replay_until = [0] * TOPIC_COUNT
         self._covered: dict[tuple[int, int], int] = {}
+        self._over_limit: set[tuple[int, int]] = set()
 
     def __len__(self) -> int:
         """Number of balances."""
@@ -162,6 +163,7 @@ class Ledger:
         sku = event.sku
         key = f"{sku}|{event.location}"
         if offset < self._replay_until[topic]:
+            self._refuse_again(event, key, topic, offset)
             self._show_again(key, timestamp_us)
             if offset < self._durable[topic]:
                 self.totals.positions[topic] = offset + 1
@@ -189,8 +191,9 @@ class Ledger:
             recent.see((key, topic, DUPLICATE, offset, 0, 0, 0), timestamp_us)
             return DUPLICATE
         kind = event.__class__
-        if kind in _OPENS_ORDER:
-            self._check_limit(event)
+        if kind in _OPENS_ORDER and self._is_over_limit(event):
+            recent.see((key, topic, DEAD_LETTER, offset, 0, 0, 0), timestamp_us)  # a replay must refuse it too
+            raise _limit_reached(sku)
         totals.positions[topic] = offset + 1
         if balance is None:
             balance = self._active[key] = Balance([-1] * TOPIC_COUNT)
@@ -456,14 +459,20 @@ class Ledger:
         if self.policies.terms(sku, location).banded:
             balance.flags = low_flags(self._view(key, balance), balance.flags)
 
-    def _check_limit(self, event: StockFact) -> None:
+    def _refuse_again(self, event: StockFact, key: str, topic: int, offset: int) -> None:
+        """Raise for a replayed record what was raised before the restart: its dead letter may not have been sent."""
+        if (topic, offset) in self._over_limit:
+            raise _limit_reached(event.sku)
+        if offset < self._durable[topic] and key not in self:
+            self._admit(event.sku, event.location)
+
+    def _is_over_limit(self, event: StockFact) -> bool:
         if isinstance(event, ReservationCreated):
             key = hold_key(event.sku, event.reservation, event.line)
         else:
             assert isinstance(event, OrderAllocated)
             key = line_key(event.sku, event.order_line)
-        if self.commitments.is_full(event.sku, key):
-            raise LimitReached(f"{event.sku} has too many holds and order lines already")
+        return self.commitments.is_full(event.sku, key)
 
     def _forget_movements(self, rows: list[Row]) -> None:
         for key, _, _, _, _, time_us, units in rows:
@@ -478,6 +487,10 @@ class Ledger:
     def _restore_row(self, row: Row) -> bool:
         """Take a journal row back if the balance it belongs to has had its effect; whether it has."""
         key, topic, outcome, offset, id_hash, time_us, units = row
+        if outcome == DEAD_LETTER:
+            self._over_limit.add((topic, offset))
+            self._replay_until[topic] = max(self._replay_until[topic], offset + 1)
+            return True
         if key not in self:
             return False
         balance = self.balance(key)
@@ -494,6 +507,10 @@ class Ledger:
             self._covered[topic, offset] = outcome
             self._replay_until[topic] = max(self._replay_until[topic], offset + 1)
         return True
+
+
+def _limit_reached(sku: str) -> LimitReached:
+    return LimitReached(f"{sku} has too many holds and order lines already")
 
 
 _LOW = LOW_SHIP | LOW_PICKUP

@@ -56,8 +56,9 @@ class FakeLog:
     in_flight: deque[tuple[bytes | None, bytes | None, list[Header], Delivered]] = field(default_factory=deque)
 
     def land(self, count: int | None = None, silently: bool = False) -> None:
-        """Append the oldest records in flight, all or some, and acknowledge them unless told not to."""
-        for _ in range(len(self.in_flight) if count is None else count):
+        """Append the oldest records in flight, all and what follows from that, or some; and acknowledge them or not."""
+        while self.in_flight and count != 0:
+            count = None if count is None else count - 1
             key, value, headers, done = self.in_flight.popleft()
             self.records.append((key, value, headers))
             if not silently:

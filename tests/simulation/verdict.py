@@ -1,0 +1,228 @@
+"""What must hold in every run: at each write to Redis, and whenever all is at rest."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from schemas.dead_letters import origin
+from schemas.records import moment, split_availability_key
+from schemas.state import CLAIM_KEY, decode_claim
+from schemas.topics import AVAILABILITY, DEAD_LETTERS, KEYED_INPUTS, STOCK_STATE
+from sinks.view_store import AVAILABILITY_PREFIX
+from stock.events import ReservationRenewed
+from stock.ledger import APPLIED, DEAD_LETTER, DUPLICATE, OUTCOMES
+from tests.oracle import disagreements, expected, first_tellings
+from tests.simulation.kafka import Record
+
+if TYPE_CHECKING:
+    from tests.simulation.world import Simulation
+
+_SECTION = len(DEAD_LETTERS.name)
+
+
+def judge(run: Simulation) -> list[str]:
+    """Every invariant that can be seen at rest; nothing if all hold."""
+    return [
+        *_topic_against_oracle(run),
+        *_redis_against_topic(run),
+        *_versions(run),
+        *_older_truths(run),
+        *_dead_letters(run),
+        *_outcomes(run),
+        *_renewed_holds(run),
+    ]
+
+
+def shows_only_what_the_topic_has(
+    run: Simulation, key: str, location: str, old: bytes | None, new: bytes | None
+) -> str | None:
+    """A value in Redis stands on the topic, and none is older than the one that it replaces."""
+    if not key.startswith(AVAILABILITY_PREFIX) or new is None:
+        return None
+    name = f"{key.removeprefix(AVAILABILITY_PREFIX)}|{location}".encode()
+    for log in run.broker.logs.values():
+        if log.topic == AVAILABILITY.name and any(r.key == name and r.value == new for r in reversed(log.records)):
+            break
+    else:
+        return f"redis shows {name.decode()} {new[:60]!r}, which is not on the topic"
+    if old is not None and _version(new) < _version(old):
+        return f"redis goes back at {name.decode()}: {_version(old)} to {_version(new)}"
+    return None
+
+
+def _version(value: bytes) -> int:
+    found = re.match(rb'^\{"version":(\d+)', value)
+    assert found is not None, value
+    return int(found[1])
+
+
+def _newest(run: Simulation) -> dict[bytes, Record]:
+    """The record that stands last on the topic, by key."""
+    return {record.key or b"": record for record in run.broker.everything(AVAILABILITY.name)}
+
+
+def _topic_against_oracle(run: Simulation) -> list[str]:
+    seen = moment(run.broker.wall_us() + int(run.max_skew_s * 1e6))
+    assert seen is not None
+    found = {
+        split_availability_key(key.decode()): msgspec.json.decode(record.value)
+        for key, record in _newest(run).items()
+        if record.value is not None
+    }
+    facts = [fact for _, fact in run.told.facts]
+    wrong = disagreements(expected(facts, run.told.settings, seen), found)
+    if wrong:  # A hold that ends in this very moment may be seen open or ended.
+        wrong = disagreements(expected(facts, run.told.settings, seen - timedelta(seconds=1)), found) and wrong
+    return [f"oracle: {text}" for text in wrong]
+
+
+def _redis_against_topic(run: Simulation) -> list[str]:
+    shown = {
+        f"{key.removeprefix(AVAILABILITY_PREFIX)}|{location}".encode(): value
+        for key, fields in run.redis.data.hashes.items()
+        if key.startswith(AVAILABILITY_PREFIX)
+        for location, value in fields.items()
+    }
+    topic = {key: record.value for key, record in _newest(run).items() if record.value is not None}
+    return [
+        f"redis: {key.decode()} shows {shown.get(key, b'nothing')[:60]!r}, the topic {topic.get(key, b'nothing')[:60]!r}"  # type: ignore[index]
+        for key in sorted(shown.keys() | topic.keys())
+        if shown.get(key) != topic.get(key)
+    ]
+
+
+def _claims(run: Simulation) -> dict[int, list[tuple[int, int]]]:
+    """By partition, order and generation of each claim that stands or stood on the state topic."""
+    found: dict[int, list[tuple[int, int]]] = {}
+    for partition in range(run.plan.partitions):
+        log = run.broker.logs[STOCK_STATE.name, partition]
+        found[partition] = [
+            (record.order, decode_claim(record.value).generation)
+            for record in log.records
+            if record.key == CLAIM_KEY.encode() and record.value is not None
+        ]
+    return found
+
+
+def _versions(run: Simulation) -> list[str]:
+    """Versions rise; only a fenced writer's late record may be lower, and a newer one follows it."""
+    claims = _claims(run)
+    problems: list[str] = []
+    highest: dict[bytes | None, int] = {}
+    late: dict[bytes | None, str] = {}
+    for partition in range(run.plan.partitions):
+        for record in run.broker.logs[AVAILABILITY.name, partition].records:
+            if record.value is None:
+                continue
+            version = _version(record.value)
+            if version > highest.get(record.key, -1):
+                highest[record.key] = version
+                late.pop(record.key, None)
+                continue
+            text = f"versions: {record.key!r}@{record.offset} has {version:#x} after {highest[record.key]:#x}"
+            fenced = any(order < record.order and version >> 32 < generation for order, generation in claims[partition])
+            if fenced:
+                late[record.key] = f"{text}, and nothing newer follows"
+            else:
+                problems.append(f"{text}, written by {record.writer}")
+    return problems + list(late.values())
+
+
+def _older_truths(run: Simulation) -> list[str]:
+    """What a key has heard never becomes less, unless a fenced writer says so."""
+    problems: list[str] = []
+    heard: dict[bytes | None, tuple[int, dict[str, Any]]] = {}
+    for record in run.broker.everything(AVAILABILITY.name):
+        if record.value is None:
+            continue
+        content = msgspec.json.decode(record.value)
+        version, before = heard.get(record.key, (0, {}))
+        if content["version"] < version:
+            continue
+        heard[record.key] = (content["version"], content["sources"])
+        for source, newest in before.items():
+            now = content["sources"][source]
+            if newest is not None and (now is None or _time(now) < _time(newest)):
+                problems.append(f"older truth: {record.key!r}@{record.offset} heard {source} {now}, before {newest}")
+    return problems
+
+
+def _time(text: str) -> Any:
+    return msgspec.convert(text, type=__import__("datetime").datetime)
+
+
+def _dead_letters(run: Simulation) -> list[str]:
+    problems: list[str] = []
+    told: dict[tuple[str, int, int], int] = {}
+    for letter in run.broker.everything(DEAD_LETTERS.name):
+        place = origin(list(letter.headers))
+        if place is None:
+            problems.append(f"dead letters: @{letter.offset} names no origin")
+            continue
+        told[place] = told.get(place, 0) + 1
+        if place in run.told.poison and (letter.key, letter.value) != run.told.poison[place]:
+            problems.append(f"dead letters: {place} is not what was sent")
+    wanted = run.told.poison.keys()
+    problems += [f"dead letters: {place} is not there" for place in sorted(wanted - told.keys())]
+    stray = told.keys() - wanted - run.told.refused_settings.keys()
+    problems += [f"dead letters: {place} should have counted" for place in sorted(stray)]
+    newest_refused = max(run.told.refused_settings, default=None, key=lambda place: place[2])
+    kept = {(log.topic, log.partition, record.offset) for log in run.broker.logs.values() for record in log.records}
+    if newest_refused in kept and newest_refused not in told:
+        problems.append(f"dead letters: the refused setting {newest_refused} is not there")
+    return problems
+
+
+def _outcomes(run: Simulation) -> list[str]:
+    """Each input record has one outcome, and duplicates and dead letters are as many as were told."""
+    problems = []
+    sums = [0] * len(OUTCOMES)
+    for process in run.processes:
+        for outlet in process.pipeline.publisher.outlets.values():
+            totals = outlet.ledger.totals
+            sums = [a + b for a, b in zip(sums, totals.by_outcome, strict=True)]
+            consumed = sum(run.broker.logs[topic.name, outlet.partition].end for topic in KEYED_INPUTS)
+            if sum(totals.by_outcome) != consumed:
+                problems.append(
+                    f"outcomes: partition {outlet.partition} counts {totals.by_outcome}, {consumed} were consumed"
+                )
+    facts = [fact for _, fact in run.told.facts]
+    first = len(first_tellings(facts))
+    if sums[DUPLICATE] != len(facts) - first:
+        problems.append(f"outcomes: {sums[DUPLICATE]} duplicates counted, {len(facts) - first} told")
+    if sums[DEAD_LETTER] != len(run.told.poison):
+        problems.append(f"outcomes: {sums[DEAD_LETTER]} dead letters counted, {len(run.told.poison)} told")
+    if sums[APPLIED] > first:
+        problems.append(f"outcomes: {sums[APPLIED]} applied, but only {first} facts are different")
+    return problems
+
+
+def _renewed_holds(run: Simulation) -> list[str]:
+    """No hold ends whose renewal stood in the log before its owner claimed the partition."""
+    renewals = {
+        fact.event.reservation: (order, fact.event)
+        for order, fact in run.told.facts
+        if isinstance(fact.event, ReservationRenewed) and fact.event.reservation.startswith("X-")
+    }
+    problems = []
+    for partition, claims in _claims(run).items():
+        claimed_at = {generation: order for order, generation in claims}
+        for record in run.broker.logs[AVAILABILITY.name, partition].records:
+            if record.value is None:
+                continue
+            content = msgspec.json.decode(record.value)
+            cause = content["cause"]
+            renewal = renewals.get(cause["id"])
+            if cause["type"] != "reservation.expired" or renewal is None:
+                continue
+            order, renewed = renewal
+            assert renewed.expires_at is not None
+            ended_early = _time(cause["occurred_at"]) < renewed.expires_at
+            claimed = claimed_at.get(content["version"] >> 32)
+            if ended_early and claimed is not None and order < claimed:
+                problems.append(f"hold {cause['id']} ended at {cause['occurred_at']}, though renewed before the claim")
+    return problems
