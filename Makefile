@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 export PYTHON
 
-.PHONY: help setup demo test check lock clean
+.PHONY: help setup demo test check simulate lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -23,6 +23,12 @@ test: setup  ## the whole test suite, on a real Kafka and a real Redis or Valkey
 
 check: setup  ## lint, format, types and layers
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
+
+SEEDS ?= 300
+FROM ?= 1
+
+simulate: setup  ## the deterministic simulator: SEEDS=20000 FROM=1, or REPLAY=17 for the history of one seed
+	@$(BIN)/python -m tests.simulation $(if $(REPLAY),--replay $(REPLAY),--seeds $(SEEDS) --from $(FROM)) $(ARGS)
 
 lock: setup  ## write requirements.lock anew (needs uv)
 	uv pip compile pyproject.toml --all-extras --universal --python-version 3.10 --generate-hashes --no-emit-index-url --no-header -o requirements.lock

@@ -575,7 +575,7 @@ class Outlet:
             self._send_stage(cut)
 
     def _undelivered(self, error: KafkaError | None, message: Message) -> None:
-        """A failure concerns the whole process, even if the partition was lost meanwhile; what follows it says nothing."""
+        """A failure concerns the whole process, even if the partition was lost; what follows it says nothing."""
         if error is not None:
             self.closed = True
             self._wire.failed(error, message)

@@ -173,7 +173,9 @@ class SimProducer:
             if not queue or place in self._busy or timeline.percent(60):
                 continue
             on_the_wire = [queue.popleft() for _ in range(timeline.chance.randint(1, len(queue)))]
-            timeline.later(timeline.chance.choice((0.0, 0.01, 0.5, 3.0)), lambda p=place, w=on_the_wire: self._land(p, w))  # type: ignore[misc]
+            timeline.later(
+                timeline.chance.choice((0.0, 0.01, 0.5, 3.0)), lambda p=place, w=on_the_wire: self._land(p, w)
+            )  # type: ignore[misc]
         self._queues = {}
         self._ready.clear()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -67,8 +68,6 @@ class _Log:
     info = warning = error = _say
 
     def exception(self, event: str, **values: Any) -> None:
-        import traceback
-
         self.bugs.append(f"{event}: {traceback.format_exc(limit=-4)}")
         self._say(event, **values)
 
@@ -189,8 +188,6 @@ class Process:
         self.ended = f"{kind}: {cause}"
         self.is_bug = not isinstance(cause, Crash) and kind not in RIGHTFUL_ENDS and kind != "SettingsUnreachable"
         if self.is_bug:
-            import traceback
-
             self.log.bugs.append("".join(traceback.format_exception(cause, limit=-6)))
         self._timeline.tell(f"{self.host.name}: ends with {self.ended}")
         if self.host.is_alive:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -20,8 +20,6 @@ from tests.simulation.kafka import Record
 
 if TYPE_CHECKING:
     from tests.simulation.world import Simulation
-
-_SECTION = len(DEAD_LETTERS.name)
 
 
 def judge(run: Simulation) -> list[str]:
@@ -151,8 +149,8 @@ def _older_truths(run: Simulation) -> list[str]:
     return problems
 
 
-def _time(text: str) -> Any:
-    return msgspec.convert(text, type=__import__("datetime").datetime)
+def _time(text: str) -> datetime:
+    return datetime.fromisoformat(text.replace("Z", "+00:00"))
 
 
 def _dead_letters(run: Simulation) -> list[str]:

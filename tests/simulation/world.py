@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -11,7 +10,8 @@ from typing import Any
 import msgspec
 
 from schemas.events import Refusal, decode_setting
-from schemas.topics import DEAD_LETTERS, KEYED_INPUTS, POS_SALES, STOCK_SETTINGS, STOCK_STATE, TOPICS, partition_of
+from schemas.state import CLAIM_KEY
+from schemas.topics import KEYED_INPUTS, POS_SALES, STOCK_SETTINGS, STOCK_STATE, TOPICS, partition_of
 from stock.events import PosSale, ReservationCreated, ReservationRenewed, StockFact, WmsAdjustment
 from stockflow.settings import Settings
 from tests.oracle import Fact, Removed, Setting
@@ -19,6 +19,7 @@ from tests.simulation.clients import Host, Troubles
 from tests.simulation.kafka import Broker, Group, Timeline
 from tests.simulation.process import Process, simulated_clients
 from tests.simulation.redis import SimRedis
+from tests.simulation.verdict import judge, shows_only_what_the_topic_has
 from tests.strategies import START, Entry, SeededChoice, Storyteller, World, skus_of_partition, to_wire
 
 LEASE_S = 4.0
@@ -76,7 +77,6 @@ class Simulation:
         self.hosts: dict[str, Host] = {}
         self.processes: list[Process] = []
         self.max_skew_s = 0.0
-        self.kills = 0
         self._number = 0
         self._flips = 0
         self._renewals = 0
@@ -87,8 +87,6 @@ class Simulation:
 
     def run(self) -> list[str]:
         """Everything that the seed has in store; the violations come back."""
-        from tests.simulation.verdict import judge
-
         chance = self.timeline.chance
         with ExitStack() as stack:
             stack.enter_context(simulated_clients(self.hosts))
@@ -107,6 +105,15 @@ class Simulation:
             if self._come_to_rest():
                 self.problems += judge(self)
         return self.problems
+
+    def counts(self) -> dict[str, int]:
+        """How much happened, for the sum over seeds."""
+        return {
+            "facts": len(self.told.facts),
+            "processes": self._number,
+            "claims": sum(1 for record in self.broker.everything(STOCK_STATE.name) if record.key == CLAIM_KEY.encode()),
+            "virtual seconds": int(self.timeline.now),
+        }
 
     # The world goes on
 
@@ -268,7 +275,6 @@ class Simulation:
         host = self._any_host()
         if host is not None and host.crash_in is None:
             host.crash_in = self.timeline.chance.choice((1, 2, 3, 5, 8, 13, 30, 60))
-            self.kills += 1
 
     def _sigterm(self) -> None:
         running = [process for process in self.processes if not process.ended and not process.host.is_stopped]
@@ -339,9 +345,6 @@ class Simulation:
         if gone:
             self.timeline.tell(f"broker: compacts {gone} records away")
 
-    def _letters_retention(self) -> None:
-        """Old dead letters are deleted once somebody has read them."""
-
     def _redis_trouble(self) -> None:
         chance, redis = self.timeline.chance, self.redis
         trouble = chance.choice(("down", "wiped", "restart", "failover", "OOM", "READONLY", "slow"))
@@ -368,7 +371,6 @@ class Simulation:
 
     def _watch_redis(self) -> None:
         """The view never shows what the topic does not have."""
-        from tests.simulation.verdict import shows_only_what_the_topic_has
 
         def watch(key: str, location: str, old: bytes | None, new: bytes | None) -> None:
             problem = shows_only_what_the_topic_has(self, key, location, old, new)
@@ -497,13 +499,3 @@ def plan_of(timeline: Timeline) -> Plan:
         troubles=troubles,
         weights={**_EVENTS, **leaning},
     )
-
-
-def run_seed(seed: int) -> tuple[list[str], list[str]]:
-    """The violations and the history of one seed."""
-    simulation = Simulation(seed)
-    problems = simulation.run()
-    return problems, simulation.timeline.history
-
-
-__all__ = ["DEAD_LETTERS", "STOCK_STATE", "Callable", "Simulation", "run_seed"]
