@@ -86,8 +86,9 @@ def _redis_against_topic(run: Simulation) -> list[str]:
         for location, value in fields.items()
     }
     topic = {key: record.value for key, record in _newest(run).items() if record.value is not None}
+    missing = b"nothing"
     return [
-        f"redis: {key.decode()} shows {shown.get(key, b'nothing')[:60]!r}, the topic {topic.get(key, b'nothing')[:60]!r}"  # type: ignore[index]
+        f"redis: {key.decode()} shows {shown.get(key, missing)[:60]!r}, the topic {topic.get(key, missing)[:60]!r}"
         for key in sorted(shown.keys() | topic.keys())
         if shown.get(key) != topic.get(key)
     ]

@@ -14,7 +14,7 @@ from stock.events import StockFact
 from stock.ledger import OUTCOMES_KEY, Ledger
 from stock.policies import Policies
 from tests.sinks.fake_wire import FakeMessage, Window
-from tests.stock.facts import KEY, Desk, fact, told, us
+from tests.stock.facts import KEY, Desk, fact, hold, told, us
 
 COUNT = fact("wms.count", 0, 9)
 REFUSED = Letter(FakeMessage(b"k", b"v", 1, "pos-sales.v1"), Refusal("empty", "no value"), 0)  # type: ignore[arg-type]
@@ -54,13 +54,52 @@ def test_a_cut_is_ready_when_its_state_is_acknowledged() -> None:
     sell(window, 1)
     window.land("availability")
     window.outlet.cut(1)
-    assert (positions(window), window.outlet.cutting) == (None, True)
     state = window.wire.logs["state"]
-    state.land(len(state.in_flight) - 1)
-    assert positions(window) is None
-    state.land(1)
+    while state.in_flight:
+        assert (positions(window), window.outlet.cutting) == (None, True)
+        state.land(1)
     assert positions(window) == (1, 1, 0, 0)
     assert (positions(window), window.outlet.cutting) == (None, False)
+
+
+def test_a_cut_sends_what_rests_on_other_records_only_when_those_are_acknowledged() -> None:
+    """A client goes on with later records after one has failed: totals must not stand without their balances."""
+    window = opened()
+    window.desk.tell(hold(1, 1))
+    sell(window, 1)
+    window.outlet.cut(1)
+    state = window.wire.logs["state"]
+    stages = []
+    while state.in_flight:
+        stages.append([(key or b"").decode() for key, *_ in state.in_flight])
+        state.land(len(state.in_flight))
+    assert [[key.partition("|")[2] for key in stage] for stage in stages] == [
+        ["journal|1"],
+        ["\x1fhold\x1f3\x1fR", "A"],
+        ["outcomes"],
+    ]
+
+
+def test_the_rest_of_a_cut_is_not_sent_after_a_failure() -> None:
+    """The process is about to end; what became durable is a beginning of the cut, which the replay completes."""
+    window = opened()
+    sell(window, 1)
+    window.outlet.cut(1)
+    state = window.wire.logs["state"]
+    state.fail()
+    assert (len(window.wire.failures), len(state.in_flight)) == (1, 0)
+
+
+def test_acknowledgements_after_a_failure_say_nothing() -> None:
+    """A client reports later records as delivered after an earlier one was not: no bug, the process ends anyway."""
+    window = opened(interval_s=0)
+    sell(window, 1)
+    sell(window, 2)
+    availability = window.wire.logs["availability"]
+    published = len(window.published)
+    availability.fail()
+    availability.land()
+    assert (len(window.wire.failures), len(window.published)) == (1, published)
 
 
 def test_a_cut_waits_for_what_was_published_before_it() -> None:

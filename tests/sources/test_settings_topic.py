@@ -1,0 +1,58 @@
+"""Settings as they are read while the process runs: over simulated clients, which deliver what the log holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from schemas.topics import KEYED_INPUTS, STOCK_SETTINGS
+from sources.settings_topic import SettingsTopic
+from stock.policies import Policies
+from tests.simulation.clients import Host, Troubles
+from tests.simulation.kafka import Broker, Group, Timeline
+from tests.simulation.process import simulated_clients
+
+BAD = b'{"type":"policy.set"}'
+
+
+@pytest.fixture
+def broker() -> Iterator[Broker]:
+    """A broker without troubles, and a host `here` for the clients of the program."""
+    timeline = Timeline(1)
+    group = Group(timeline, tuple(topic.name for topic in KEYED_INPUTS), 1, session_s=6)
+    broker = Broker(timeline, [(STOCK_SETTINGS.name, True)], 1, group, start_ms=0)
+    with simulated_clients({"here": Host("here", timeline, broker, Troubles(0, 0, 0, 0, 0, 0))}):
+        yield broker
+
+
+def opened(broker: Broker) -> SettingsTopic:
+    settings = SettingsTopic({"client.id": "here"}, STOCK_SETTINGS.name, Policies())
+    settings.read_to_end(lambda: broker.timeline.now)
+    return settings
+
+
+def offsets_refused(settings: SettingsTopic) -> list[int | None]:
+    """Where the newly refused records stand, after a look at the topic."""
+    while settings.poll():
+        continue
+    return [refused.message.offset() for refused in settings.newly_refused()]
+
+
+def test_each_refused_setting_is_said_also_the_second_of_a_key(broker: Broker) -> None:
+    """The newest replaces the older of its key among those that are kept, and is news all the same."""
+    settings = opened(broker)
+    told = []
+    for _ in range(3):
+        broker.append(STOCK_SETTINGS.name, 0, b"policy:p", BAD, (), "planning")
+        told.append(offsets_refused(settings))
+    assert told == [[0], [1], [2]]
+    assert [refused.message.offset() for refused in settings.refused] == [2], "a new owner tells the one that stands"
+
+
+def test_a_refused_setting_is_news_once(broker: Broker) -> None:
+    """Whoever asks again has been told."""
+    broker.append(STOCK_SETTINGS.name, 0, b"policy:p", BAD, (), "planning")
+    settings = opened(broker)
+    assert offsets_refused(settings) == [0]
+    assert offsets_refused(settings) == []
