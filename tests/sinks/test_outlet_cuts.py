@@ -75,7 +75,7 @@ def test_a_cut_sends_what_rests_on_other_records_only_when_those_are_acknowledge
         state.land(len(state.in_flight))
     assert [[key.partition("|")[2] for key in stage] for stage in stages] == [
         ["journal|1"],
-        ["\x1fhold\x1f3\x1fR", "A"],
+        ["\x1fhold\x1f1\x1fR", "A"],
         ["outcomes"],
     ]
 
