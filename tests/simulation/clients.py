@@ -281,6 +281,7 @@ class SimConsumer:
         self._host = host
         self._tells_ends = bool(config.get("enable.partition.eof"))
         self._reset = config["auto.offset.reset"]
+        self._incremental = config.get("group.protocol") == "consumer"
         self._on_commit = config.get("on_commit")
         self._fetches: dict[Place, _Fetch] = {}
         self._answers: deque[tuple[KafkaError | None, list[TopicPartition]]] = deque()
@@ -364,7 +365,7 @@ class SimConsumer:
             return
         assigned = sorted(group.to_assign(self.name))
         if assigned:
-            if self._host.timeline.percent(10):  # partitions may come topic by topic
+            if self._incremental and self._host.timeline.percent(10):  # partitions may come topic by topic
                 topic = assigned[0][0]
                 assigned = [place for place in assigned if place[0] == topic]
             group.owned(self.name).update(assigned)

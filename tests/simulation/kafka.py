@@ -85,8 +85,11 @@ class PartitionLog:
         return self.records[low] if low < len(self.records) else None
 
     def compact(self, appended_before: float) -> int:
-        """Drop old records that a later one of their key replaces, and old deletions; how many went."""
-        newest = {record.key: record.offset for record in self.records}
+        """Drop what a later record of its key replaces, and deletions, as far as both are old; how many went.
+
+        As the broker's cleaner does: a record younger than the compaction lag replaces nothing yet.
+        """
+        newest = {record.key: record.offset for record in self.records if record.appended_at < appended_before}
         kept = [
             record
             for record in self.records
@@ -130,8 +133,16 @@ class _Membership:
 class Group:
     """The coordinator of one consumer group: range assignment, incremental and co-partitioned, sessions, commits."""
 
-    def __init__(self, timeline: Timeline, topics: tuple[str, ...], partitions: int, session_s: float) -> None:
-        self._timeline, self._topics, self._partitions, self._session_s = timeline, topics, partitions, session_s
+    def __init__(
+        self,
+        timeline: Timeline,
+        topics: tuple[str, ...],
+        partitions: int,
+        session_s: float,
+        eager: bool = False,
+    ) -> None:
+        self._timeline, self._partitions, self._session_s = timeline, partitions, session_s
+        self.topics, self._eager = topics, eager
         self._members: dict[str, _Membership] = {}
         self._joined = 0
         self.positions: dict[Place, tuple[int, str]] = {}
@@ -169,13 +180,19 @@ class Group:
         return self._members[name].owned
 
     def to_revoke(self, name: str) -> set[Place]:
-        """What a member has to give back."""
-        return self._members[name].owned - self._target(name)
+        """What a member has to give back; eagerly everything, whenever its share changes."""
+        owned, target = self._members[name].owned, self._target(name)
+        if self._eager:
+            return set(owned) if owned != target else set()
+        return owned - target
 
     def to_assign(self, name: str) -> set[Place]:
         """What a member may take: its share, as far as nobody else still holds it."""
         held = {place for other in self._members.values() for place in other.owned}
-        return self._target(name) - held
+        target = self._target(name)
+        if self._eager and target & held:
+            return set()
+        return target - held
 
     def _target(self, name: str) -> set[Place]:
         members = sorted(self._members.values(), key=lambda membership: membership.number)
@@ -183,11 +200,14 @@ class Group:
         whole, rest = divmod(self._partitions, len(members))
         first = position * whole + min(position, rest)
         share = range(first, first + whole + (position < rest))
-        return {(topic, partition) for topic in self._topics for partition in share}
+        return {(topic, partition) for topic in self.topics for partition in share}
 
 
 class Broker:
-    """All topics, one group, and whether anybody can reach them."""
+    """All topics, one group, and whether anybody can reach them.
+
+    `appended` has by topic every record that ever was appended, with its partition, also what is gone by now.
+    """
 
     def __init__(
         self, timeline: Timeline, topics: Iterable[tuple[str, bool]], partitions: int, group: Group, start_ms: int
@@ -198,6 +218,7 @@ class Broker:
             for name, compacted in topics
             for partition in range(partitions)
         }
+        self.appended: dict[str, list[tuple[int, Record]]] = {name: [] for name, _ in self.logs}
         self.is_down = False
         self._start_ms = start_ms
         self._order = 0
@@ -213,13 +234,9 @@ class Broker:
         record = Record(log.end, key, value, tuple(headers), timestamp_ms, self._order, now, writer)
         log.records.append(record)
         log.end += 1
+        self.appended[topic].append((partition, record))
         return record
 
     def wall_us(self) -> int:
         """The true time, in microseconds since 1970."""
         return self._start_ms * 1000 + int(self.timeline.now * 1e6)
-
-    def everything(self, topic: str) -> list[Record]:
-        """All records of a topic in the order of their appending."""
-        found = [record for log in self.logs.values() if log.topic == topic for record in log.records]
-        return sorted(found, key=lambda record: record.order)

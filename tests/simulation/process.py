@@ -75,7 +75,7 @@ class _Log:
 class Process:
     """A running pipeline on a host. `turn` does one round of everything; `ended` says why it ended, if it has."""
 
-    def __init__(self, host: Host, server: SimRedis, settings: Settings) -> None:
+    def __init__(self, host: Host, server: SimRedis, settings: Settings, pending_max: int | None = None) -> None:
         self.host = host
         self.ended: str | None = None
         self.is_bug = False
@@ -93,10 +93,12 @@ class Process:
             lambda _name: self.log,
             SimStore(host, server),
         )
-        self._begin(lambda: self._build(settings, around))
+        self._begin(lambda: self._build(settings, around, pending_max))
 
-    def _build(self, settings: Settings, around: Surroundings) -> None:
+    def _build(self, settings: Settings, around: Surroundings, pending_max: int | None) -> None:
         self.pipeline = Pipeline(settings, self.host.broker.partitions, around)
+        if pending_max is not None:
+            self.pipeline.view._pending_max = pending_max
         self._sink = PublishSink(self.pipeline.publisher, self.pipeline.context).build("publish", 0, 1)
         self.pipeline.settings_topic.read_to_end(around.clock)
 

@@ -60,7 +60,7 @@ def _version(value: bytes) -> int:
 
 def _newest(run: Simulation) -> dict[bytes, Record]:
     """The record that stands last on the topic, by key."""
-    return {record.key or b"": record for record in run.broker.everything(AVAILABILITY.name)}
+    return {record.key or b"": record for _, record in run.broker.appended[AVAILABILITY.name]}
 
 
 def _topic_against_oracle(run: Simulation) -> list[str]:
@@ -95,15 +95,11 @@ def _redis_against_topic(run: Simulation) -> list[str]:
 
 
 def _claims(run: Simulation) -> dict[int, list[tuple[int, int]]]:
-    """By partition, order and generation of each claim that stands or stood on the state topic."""
-    found: dict[int, list[tuple[int, int]]] = {}
-    for partition in range(run.plan.partitions):
-        log = run.broker.logs[STOCK_STATE.name, partition]
-        found[partition] = [
-            (record.order, decode_claim(record.value).generation)
-            for record in log.records
-            if record.key == CLAIM_KEY.encode() and record.value is not None
-        ]
+    """By partition, order and generation of each claim that was ever made."""
+    found: dict[int, list[tuple[int, int]]] = {partition: [] for partition in range(run.plan.partitions)}
+    for partition, record in run.broker.appended[STOCK_STATE.name]:
+        if record.key == CLAIM_KEY.encode() and record.value is not None:
+            found[partition].append((record.order, decode_claim(record.value).generation))
     return found
 
 
@@ -113,21 +109,20 @@ def _versions(run: Simulation) -> list[str]:
     problems: list[str] = []
     highest: dict[bytes | None, int] = {}
     late: dict[bytes | None, str] = {}
-    for partition in range(run.plan.partitions):
-        for record in run.broker.logs[AVAILABILITY.name, partition].records:
-            if record.value is None:
-                continue
-            version = _version(record.value)
-            if version > highest.get(record.key, -1):
-                highest[record.key] = version
-                late.pop(record.key, None)
-                continue
-            text = f"versions: {record.key!r}@{record.offset} has {version:#x} after {highest[record.key]:#x}"
-            fenced = any(order < record.order and version >> 32 < generation for order, generation in claims[partition])
-            if fenced:
-                late[record.key] = f"{text}, and nothing newer follows"
-            else:
-                problems.append(f"{text}, written by {record.writer}")
+    for partition, record in run.broker.appended[AVAILABILITY.name]:
+        if record.value is None:
+            continue
+        version = _version(record.value)
+        if version > highest.get(record.key, -1):
+            highest[record.key] = version
+            late.pop(record.key, None)
+            continue
+        text = f"versions: {record.key!r}@{record.offset} has {version:#x} after {highest[record.key]:#x}"
+        fenced = any(order < record.order and version >> 32 < generation for order, generation in claims[partition])
+        if fenced:
+            late[record.key] = f"{text}, and nothing newer follows"
+        else:
+            problems.append(f"{text}, written by {record.writer}")
     return problems + list(late.values())
 
 
@@ -135,7 +130,7 @@ def _older_truths(run: Simulation) -> list[str]:
     """What a key has heard never becomes less, unless a fenced writer says so."""
     problems: list[str] = []
     heard: dict[bytes | None, tuple[int, dict[str, Any]]] = {}
-    for record in run.broker.everything(AVAILABILITY.name):
+    for _, record in run.broker.appended[AVAILABILITY.name]:
         if record.value is None:
             continue
         content = msgspec.json.decode(record.value)
@@ -157,7 +152,7 @@ def _time(text: str) -> datetime:
 def _dead_letters(run: Simulation) -> list[str]:
     problems: list[str] = []
     told: dict[tuple[str, int, int], int] = {}
-    for letter in run.broker.everything(DEAD_LETTERS.name):
+    for _, letter in run.broker.appended[DEAD_LETTERS.name]:
         place = origin(list(letter.headers))
         if place is None:
             problems.append(f"dead letters: @{letter.offset} names no origin")
@@ -208,20 +203,19 @@ def _renewed_holds(run: Simulation) -> list[str]:
         if isinstance(fact.event, ReservationRenewed) and fact.event.reservation.startswith("X-")
     }
     problems = []
-    for partition, claims in _claims(run).items():
-        claimed_at = {generation: order for order, generation in claims}
-        for record in run.broker.logs[AVAILABILITY.name, partition].records:
-            if record.value is None:
-                continue
-            content = msgspec.json.decode(record.value)
-            cause = content["cause"]
-            renewal = renewals.get(cause["id"])
-            if cause["type"] != "reservation.expired" or renewal is None:
-                continue
-            order, renewed = renewal
-            assert renewed.expires_at is not None
-            ended_early = _time(cause["occurred_at"]) < renewed.expires_at
-            claimed = claimed_at.get(content["version"] >> 32)
-            if ended_early and claimed is not None and order < claimed:
-                problems.append(f"hold {cause['id']} ended at {cause['occurred_at']}, though renewed before the claim")
+    claims = _claims(run)
+    for partition, record in run.broker.appended[AVAILABILITY.name]:
+        if record.value is None:
+            continue
+        content = msgspec.json.decode(record.value)
+        cause = content["cause"]
+        renewal = renewals.get(cause["id"])
+        if cause["type"] != "reservation.expired" or renewal is None:
+            continue
+        order, renewed = renewal
+        assert renewed.expires_at is not None
+        ended_early = _time(cause["occurred_at"]) < renewed.expires_at
+        claimed_at = next((at for at, generation in claims[partition] if generation == content["version"] >> 32), None)
+        if ended_early and claimed_at is not None and order < claimed_at:
+            problems.append(f"hold {cause['id']} ended at {cause['occurred_at']}, though renewed before the claim")
     return problems

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+import importlib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
@@ -10,8 +12,17 @@ from typing import Any
 import msgspec
 
 from schemas.events import Refusal, decode_setting
-from schemas.state import CLAIM_KEY
-from schemas.topics import KEYED_INPUTS, POS_SALES, STOCK_SETTINGS, STOCK_STATE, TOPICS, partition_of
+from schemas.state import CLAIM_KEY, open_envelope
+from schemas.topics import (
+    AVAILABILITY,
+    DEAD_LETTERS,
+    KEYED_INPUTS,
+    POS_SALES,
+    STOCK_SETTINGS,
+    STOCK_STATE,
+    TOPICS,
+    partition_of,
+)
 from stock.events import PosSale, ReservationCreated, ReservationRenewed, StockFact, WmsAdjustment
 from stockflow.settings import Settings
 from tests.oracle import Fact, Removed, Setting
@@ -24,7 +35,22 @@ from tests.strategies import START, Entry, SeededChoice, Storyteller, World, sku
 
 LEASE_S = 4.0
 SESSION_S = 6.0
-COMPACTION_LAG_S = 40.0  # Longer than any time without an owner here, as the real one hour is.
+# Limits of the program made so small in some runs that what happens beyond them happens here.
+SMALL_LIMITS: tuple[tuple[str, str, float], ...] = (
+    ("sinks.publisher", "IN_FLIGHT_MAX", 6),
+    ("sources.kafka", "BATCH_MESSAGES", 3),
+    ("sources.restore", "SLICE_MESSAGES", 4),
+    ("sinks.outlet", "SWEEP_KEYS", 1),
+    ("sinks.outlet", "COMPLETE_INTERVAL_S", 0.5),
+    ("stock.ledger", "ACTIVE_MAX", 2),
+    ("stock.recent", "MERGE_FAN_IN", 3),
+    ("stock.recent", "CHUNK_FACTS_MAX", 25),
+    ("sinks.redis_view", "RECORDS_PER_TRIP", 2),
+    ("sinks.view_sync", "BATCH_RECORDS_MAX", 3),
+)
+# Longer than any time here until a foreign write is answered, as the real hour is; what was there at rest is answered.
+COMPACTION_LAG_S = 60.0
+RETENTION_S = 30.0
 REST_TIMEOUT_S = 90.0
 POISON = (
     b'{"type":"pos.sale",',
@@ -44,6 +70,8 @@ class Plan:
     processes: int
     rounds: int
     narrow: bool
+    small_limits: bool
+    protocol: str
     routine_interval_ms: int
     troubles: Troubles
     weights: dict[str, int]
@@ -67,7 +95,7 @@ class Simulation:
         self.timeline = Timeline(seed)
         self.plan = plan_of(self.timeline)
         topics = tuple(topic.name for topic in KEYED_INPUTS)
-        self.group = Group(self.timeline, topics, self.plan.partitions, SESSION_S)
+        self.group = Group(self.timeline, topics, self.plan.partitions, SESSION_S, self.plan.protocol == "classic")
         compacted = [(topic.name, topic.cleanup == "compact") for topic in TOPICS]
         start_ms = int(START.timestamp() * 1000)
         self.broker = Broker(self.timeline, compacted, self.plan.partitions, self.group, start_ms)
@@ -78,6 +106,7 @@ class Simulation:
         self.processes: list[Process] = []
         self.max_skew_s = 0.0
         self._number = 0
+        self._rested_at = 0.0
         self._flips = 0
         self._renewals = 0
         self._stories = self._tellers()
@@ -90,6 +119,8 @@ class Simulation:
         chance = self.timeline.chance
         with ExitStack() as stack:
             stack.enter_context(simulated_clients(self.hosts))
+            if self.plan.small_limits:
+                stack.enter_context(small_limits())
             names, weights = list(self.plan.weights), list(self.plan.weights.values())
             for round_number in range(self.plan.rounds):
                 self._supervise()
@@ -98,7 +129,7 @@ class Simulation:
                 self._work(chance.randint(1, 6))
                 if self.problems:
                     return self.problems
-                if chance.random() < 0.02 and round_number > 20:
+                if chance.random() < 0.03 and round_number > 10:
                     if not self._come_to_rest():
                         return self.problems
                     self.problems += judge(self)
@@ -111,7 +142,7 @@ class Simulation:
         return {
             "facts": len(self.told.facts),
             "processes": self._number,
-            "claims": sum(1 for record in self.broker.everything(STOCK_STATE.name) if record.key == CLAIM_KEY.encode()),
+            "claims": sum(1 for _, record in self.broker.appended[STOCK_STATE.name] if record.key == CLAIM_KEY.encode()),
             "virtual seconds": int(self.timeline.now),
         }
 
@@ -137,11 +168,13 @@ class Simulation:
         self.timeline.tell(f"{host.name}: starts, clock {host.skew_s:+.1f} s")
         settings = Settings(
             group_id="group",
+            group_protocol=self.plan.protocol,
             lease_ms=int(LEASE_S * 1000),
             routine_interval_ms=self.plan.routine_interval_ms,
             kafka={"client.id": host.name},
         )
-        self.processes.append(Process(host, self.redis, settings))
+        pending_max = 4 if self.plan.small_limits else None
+        self.processes.append(Process(host, self.redis, settings, pending_max))
 
     def _skew(self) -> float:
         skew = self.timeline.chance.choice((0, 0, 0, 0, 0.5, -0.5, 30, -30, 600))
@@ -340,10 +373,32 @@ class Simulation:
             self.timeline.tell(f"{host.name}: clock is now {host.skew_s:+.1f} s off")
 
     def _compaction(self) -> None:
-        before = self.timeline.now - COMPACTION_LAG_S
+        before = max(self.timeline.now - COMPACTION_LAG_S, self._rested_at)
         gone = sum(log.compact(before) for log in self.broker.logs.values() if log.compacted)
         if gone:
             self.timeline.tell(f"broker: compacts {gone} records away")
+
+    def _letters_retention(self) -> None:
+        for partition in range(self.plan.partitions):
+            self.broker.logs[DEAD_LETTERS.name, partition].forget(self.timeline.now - RETENTION_S)
+
+    def _foreign_write(self) -> None:
+        """A fenced writer's record arrives long after the takeover: state, or availability, as it once was."""
+        chance = self.timeline.chance
+        partition = chance.randrange(self.plan.partitions)
+        state = self.broker.logs[STOCK_STATE.name, partition].records
+        newest = max((generation_of(r.value) for r in state if r.key == CLAIM_KEY.encode() and r.value), default=0)
+        topic = chance.choice((STOCK_STATE.name, AVAILABILITY.name))
+        generation = generation_of if topic == STOCK_STATE.name else version_generation_of
+        fenced = [
+            record
+            for record in self.broker.logs[topic, partition].records
+            if record.value is not None and record.key != CLAIM_KEY.encode() and generation(record.value) < newest
+        ]
+        if fenced:
+            record = chance.choice(fenced)
+            self.broker.append(topic, partition, record.key, record.value, record.headers, "a fenced writer")
+            self.timeline.tell(f"a fenced writer's {record.key!r} arrives on {topic}/{partition}")
 
     def _redis_trouble(self) -> None:
         chance, redis = self.timeline.chance, self.redis
@@ -411,6 +466,7 @@ class Simulation:
             elif calm_since is None:
                 calm_since = timeline.now
         timeline.tell("at rest")
+        self._rested_at = timeline.now
         self._trouble_again()
         return True
 
@@ -432,7 +488,7 @@ class Simulation:
     def _unrest(self) -> str:
         """What is not done yet, or nothing."""
         for (topic, partition), log in self.broker.logs.items():
-            if topic in self.group._topics and self.group.positions.get((topic, partition), (0, ""))[0] < log.end:
+            if topic in self.group.topics and self.group.positions.get((topic, partition), (0, ""))[0] < log.end:
                 return f"{topic}/{partition} is not committed to its end {log.end}"
         for process in self.processes:
             if process.ended:
@@ -445,6 +501,31 @@ class Simulation:
         if owned != self.plan.partitions:
             return f"{owned} of {self.plan.partitions} partitions are open"
         return ""
+
+
+@contextmanager
+def small_limits() -> Iterator[None]:
+    """While this is open, the program meets its limits all the time."""
+    real = [(importlib.import_module(module), name, value) for module, name, value in SMALL_LIMITS]
+    before = [getattr(module, name) for module, name, _ in real]
+    for module, name, value in real:
+        setattr(module, name, value)
+    try:
+        yield
+    finally:
+        for (module, name, _), value in zip(real, before, strict=True):
+            setattr(module, name, value)
+
+
+def generation_of(value: bytes) -> int:
+    """Who wrote a state record."""
+    return open_envelope(value)[0]
+
+
+def version_generation_of(value: bytes) -> int:
+    """Who wrote an availability record."""
+    version: int = msgspec.json.decode(value)["version"]
+    return version >> 32
 
 
 NO_TROUBLES = Troubles(0, 0, 0, 0, 0, 0)
@@ -464,6 +545,8 @@ _EVENTS: dict[str, int] = {
     "broker_restart": 1,
     "clock_jump": 1,
     "compaction": 2,
+    "letters_retention": 1,
+    "foreign_write": 2,
     "redis_trouble": 4,
 }
 # Each seed leans towards some of these: faults that come in clusters find what evenly spread ones do not.
@@ -478,6 +561,8 @@ _LEANINGS: tuple[dict[str, int], ...] = (
     {"poison": 30, "crash": 14},
     {"clock_jump": 10, "renewal": 10},
     {"compaction": 12, "stop_and_go": 8, "quiet": 30},
+    {"foreign_write": 20, "crash": 12, "compaction": 4},
+    {"poison": 20, "letters_retention": 10, "crash": 10},
 )
 
 
@@ -495,6 +580,8 @@ def plan_of(timeline: Timeline) -> Plan:
         processes=chance.choice((1, 1, 2, 2, 3)),
         rounds=chance.choice((40, 70, 110)),
         narrow=chance.random() < 0.4,
+        small_limits=chance.random() < 0.3,
+        protocol="classic" if chance.random() < 0.15 else "consumer",
         routine_interval_ms=chance.choice((0, 100, 250, 1_000)),
         troubles=troubles,
         weights={**_EVENTS, **leaning},
