@@ -98,7 +98,7 @@ def headers_of(message: Message) -> list[Any] | None:
         return None
 
 
-def _nowhere() -> KafkaError:
+def nowhere() -> KafkaError:
     """A record counted as a repeat, which may stand nowhere: only a restart, which reads the log, knows."""
     return KafkaError(KafkaError._INCONSISTENT, "acknowledged without an offset")
 
@@ -467,7 +467,7 @@ class Outlet:
             self._undelivered(error, message)
             return
         if message.offset() is None:
-            self._undelivered(_nowhere(), message)
+            self._undelivered(nowhere(), message)
             return
         self.letters_stream.acknowledge(message.offset())
 
@@ -563,7 +563,7 @@ class Outlet:
             return
         stream, offset = self.state_stream, message.offset()
         if offset is None:
-            self._undelivered(_nowhere(), message)
+            self._undelivered(nowhere(), message)
             return
         if offset == stream.next_offset:
             stream.next_offset = offset + 1

@@ -19,7 +19,7 @@ from schemas.dead_letters import Header
 from schemas.state import CLAIM_KEY, Claim, UnknownFormat, decode_claim, encode_claim
 from schemas.topics import DEAD_LETTER_BYTES_MAX
 from sinks.latency import LaneLatencies
-from sinks.outlet import Delivered, Letter, Outlet, OutletStats
+from sinks.outlet import Delivered, Letter, Outlet, OutletStats, nowhere
 from stock.balance import Cause
 from stock.ledger import Ledger
 
@@ -352,9 +352,9 @@ class Publisher:
             raise self._failure
 
     def _claimed(self, error: KafkaError | None, message: Message) -> None:
-        """The restore reads the claim itself; only its failure matters."""
-        if error is not None:
-            self.failed(error, message)
+        """The restore reads the claim itself, which must be in the log: it would wait for it for ever."""
+        if error is not None or message.offset() is None:
+            self.failed(error or nowhere(), message)
 
     def _published(self, partition: int, key: str, value: bytes, offset: int, mark: int) -> None:
         self.acknowledged.observe(mark, self._acknowledged_us)

@@ -39,7 +39,7 @@ class SettingsRefused:
 
 @dataclass(frozen=True)
 class CaughtUp:
-    """Everything that was in the log at the assignment has been passed on."""
+    """Everything that was in the log at the claim has been passed on."""
 
     epoch: int
 

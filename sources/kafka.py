@@ -85,7 +85,7 @@ class _Assignment:
     resolved: bool = False  # whether `start` has been checked against the log
     to_seek: list[TopicPartition] = field(default_factory=list)
     live: bool = False
-    behind: dict[str, int] = field(default_factory=dict)  # by topic not caught up yet: its end at the assignment
+    behind: dict[str, int] = field(default_factory=dict)  # by topic not caught up yet: its end after the claim
 
 
 @dataclass
@@ -331,7 +331,10 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
 
     def _take_restored(self) -> None:
         """Open what has been restored and whose inputs' bounds are known."""
-        self._restored += self._restorer.step()
+        for restored in self._restorer.step():
+            # Only now: what was told while the state was read, a renewal say, belongs to the replay too.
+            self._bounds.ask(restored.partition)
+            self._restored.append(restored)
         not_yet = []
         for restored in self._restored:
             assignment = self._assignments.get(restored.partition)
@@ -452,7 +455,6 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
             if len(assignment.held) == len(self._options.topics):
                 self._commits.own(partition, self._standing(assignment), now)
                 self._restorer.start(partition, assignment.epoch, assignment.metadata)
-                self._bounds.ask(partition)
         self._log.info("assigned", partitions=sorted({tp.partition for tp in partitions}))
         self._count_owned()
 
@@ -551,7 +553,7 @@ _HOPELESS = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATI
 
 
 def _pass_ends(assignment: _Assignment, messages: list[Message]) -> None:
-    """Note which ends, as of the assignment, are reached: where traffic never pauses no other end is ever seen."""
+    """Note which ends, as of the claim, are reached: where traffic never pauses no other end is ever seen."""
     for message in messages:
         topic = str(message.topic())
         if (message.offset() or 0) + 1 >= assignment.behind.get(topic, _NEVER):

@@ -142,7 +142,7 @@ class Simulation:
         return {
             "facts": len(self.told.facts),
             "processes": self._number,
-            "claims": sum(1 for _, record in self.broker.appended[STOCK_STATE.name] if record.key == CLAIM_KEY.encode()),
+            "claims": [r.key for _, r in self.broker.appended[STOCK_STATE.name]].count(CLAIM_KEY.encode()),
             "virtual seconds": int(self.timeline.now),
         }
 
