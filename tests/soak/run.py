@@ -36,7 +36,8 @@ OPEN_TIMEOUT_S = 900.0
 QUIET_TIMEOUT_S = 300.0
 PLAIN_LINE_EVERY_S = 60.0
 SURVIVOR, VICTIM = "survivor", "victim"
-LEASE_SHARE = 0.6  # Of the session: with a heartbeat it stays below it.
+LEASE_SHARE = 2 / 3  # Of the session, as by default; with a heartbeat it stays below it.
+HEARTBEAT_MS = (300, 2_000)  # A tenth of the session within these limits.
 
 
 def parser() -> argparse.ArgumentParser:
@@ -48,14 +49,13 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--new-keys", type=float, default=2, help="new balances per second")
     options.add_argument("--poison", type=float, default=0.5, help="percent of records that must be refused")
     options.add_argument("--partitions", type=int, default=12)
-    options.add_argument(
-        "--facts", type=int, default=100_000, help="remembered per partition; a default run of 30 minutes reaches it"
-    )
-    options.add_argument("--fault-every", type=float, default=120, help="seconds; the first one at half of it")
+    # Few, so that what is remembered soon stays the same in number and kind, and memory should too.
+    options.add_argument("--facts", type=int, default=20_000, help="remembered per partition")
+    options.add_argument("--fault-every", type=float, default=150, help="seconds; the first one at half of it")
     options.add_argument("--faults", default=",".join(FAULTS), help="in this order, again and again")
     options.add_argument("--fault-seconds", type=float, default=5, help="how long a pause lasts")
     options.add_argument("--sample-every", type=float, default=2, help="seconds")
-    options.add_argument("--session", type=float, default=20, help="seconds after which a dead process is replaced")
+    options.add_argument("--session", type=float, default=45, help="seconds after which a dead process is replaced")
     options.add_argument("--seed", type=int, default=int(time.time()) % 100_000)
     options.add_argument("--folder", type=Path, default=Path(".cache/soak"), help="for samples, logs and the report")
     return options
@@ -74,9 +74,9 @@ class Run:
         self.ended: list[str] = []
         self._stopping = threading.Event()
         self._lines = 0
-        self.broker: KafkaBroker = own_kafka(
-            heartbeat_ms=max(300, int(options.session * 50)), session_ms=int(options.session * 1_000), heap_mb=1_024
-        )
+        session_ms = int(options.session * 1_000)
+        heartbeat_ms = min(max(session_ms // 10, HEARTBEAT_MS[0]), HEARTBEAT_MS[1])
+        self.broker: KafkaBroker = own_kafka(heartbeat_ms=heartbeat_ms, session_ms=session_ms, heap_mb=1_024)
         stack.callback(self.broker.close)
         self.store = stack.enter_context(RedisServer())
         prefix = f"soak-{options.seed}-"
@@ -88,7 +88,7 @@ class Run:
             self.store.url,
             self.folder.resolve(),
             {
-                "STOCKFLOW_LEASE_MS": str(int(options.session * 1_000 * LEASE_SHARE)),
+                "STOCKFLOW_LEASE_MS": str(int(session_ms * LEASE_SHARE)),
                 "STOCKFLOW_FACTS_REMEMBERED": str(options.facts),
             },
         )
