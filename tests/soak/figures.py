@@ -181,6 +181,14 @@ def calm_minutes(
     return each
 
 
+def add_load(minutes: Iterable[dict[str, float]], machine: Sequence[Mapping[str, Any]]) -> None:
+    """Note beside each minute how much wanted to run on this machine: the mean of its load average."""
+    for one in minutes:
+        seen = [row["load"] for row in machine if row["at_s"] // MINUTE_S == one["minute"]]
+        if seen:
+            one["load"] = sum(seen) / len(seen)
+
+
 def drift(minutes: Sequence[Mapping[str, float]], name: str, length_s: float) -> tuple[float, float] | None:
     """Medians over the calm minutes of the first and of the last quarter; None if one has no such minute."""
     first = [one[name] for one in minutes if name in one and one["minute"] * MINUTE_S < length_s / 4]

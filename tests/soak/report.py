@@ -141,12 +141,19 @@ def _counted(counted: Mapping[str, Steps]) -> Table:
 
 
 def _latency(minutes: Sequence[Mapping[str, float]]) -> Table:
-    names = ("count", "p50_ms", "p99_ms", "urgent_count", "urgent_p50_ms", "urgent_p99_ms")
-    table = _table("Fact due -> availability read, ms, calm tens of seconds of each minute", "minute", *names)
+    names = ("load", "count", "p50_ms", "p99_ms", "urgent_count", "urgent_p50_ms", "urgent_p99_ms")
+    titles = ("load of the machine", *(name.replace("_", " ") for name in names[1:]))
+    table = _table("Fact due -> availability read, in the calm tens of seconds of each minute", "minute", *titles)
     for one in minutes:
-        texts = [f"{one[name]:,.0f}" if name.endswith("count") else f"{one[name]:.1f}" for name in names if name in one]
+        texts = [_text(name, one.get(name)) for name in names]
         table.add_row(str(int(one["minute"])), *texts)
     return table
+
+
+def _text(name: str, value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if name.endswith("count") else f"{value:,.1f}"
 
 
 def _drifts(drifts: Mapping[str, Pair]) -> Table:

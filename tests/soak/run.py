@@ -29,7 +29,7 @@ from tests.soak.answers import SLOT_S, Answers
 from tests.soak.faults import FAULTS, Fault, NotHealed, Victims, lines
 from tests.soak.load import Load
 from tests.soak.report import Report, render
-from tests.soak.samples import Samples, rows_of
+from tests.soak.samples import MACHINE, Samples, rows_of
 from tests.soak.truth import problems_of
 
 OPEN_TIMEOUT_S = 900.0
@@ -215,6 +215,7 @@ class Run:
         windows = figures.fault_windows(self.faults)
         calm = figures.calm_rows(rows, SURVIVOR, windows)
         minutes = figures.calm_minutes(self.answers.percentiles, windows, length_s)
+        figures.add_load(minutes, rows_of(rows, MACHINE))
         drifts = {}
         for name in ("p50_ms", "p99_ms", "urgent_p50_ms", "urgent_p99_ms"):
             if (pair := figures.drift(minutes, name, length_s)) is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import threading
 import time
@@ -16,6 +17,7 @@ from stockflow.embedded.process import OwnedServer
 from tests.e2e.harness import Pipeline
 
 KIB = 1_024
+MACHINE = "machine"  # The process of rows about everything that runs here.
 _SAMPLE = re.compile(r"^(stockflow_\w+)(\{.*\})? (\S+)$")
 # By the name of a sample's column: the metric, all labels added up.
 GAUGES = {
@@ -68,9 +70,10 @@ class Samples:
 
     def look(self) -> None:
         """One row for each process and server."""
-        phase = self.phase()
+        phase, at = self.phase(), round(time.monotonic() - self.begin, 2)
         rows = [self._look_at(name, pipeline) for name, pipeline in self._pipelines.items()]
-        rows += [{"process": name, **resources(pid_of(server))} for name, server in self._servers.items()]
+        rows += [{"process": name, "at_s": at, **resources(pid_of(server))} for name, server in self._servers.items()]
+        rows.append({"process": MACHINE, "at_s": at, "load": round(os.getloadavg()[0], 2)})
         with self._file.open("a", encoding="utf-8") as file:
             for row in rows:
                 row["phase"] = phase

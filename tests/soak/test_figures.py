@@ -142,6 +142,13 @@ def test_latencies_of_minutes_leave_out_slots_in_faults() -> None:
     assert first < last
 
 
+def test_the_load_of_the_machine_stands_beside_each_minute() -> None:
+    """The mean of the looks within the minute; a minute without a look has none."""
+    minutes: list[dict[str, float]] = [{"minute": 0}, {"minute": 1}]
+    figures.add_load(minutes, [{"at_s": 1.0, "load": 2.0}, {"at_s": 59.0, "load": 4.0}, {"at_s": 300.0, "load": 9.0}])
+    assert minutes == [{"minute": 0, "load": 3.0}, {"minute": 1}]
+
+
 def test_the_programs_own_histogram_is_compared_by_quarters() -> None:
     """What is observed between calm looks of a quarter counts, what a fault saw does not."""
 

@@ -62,6 +62,6 @@ def test_a_short_run_with_one_kill_ends_exact_and_leaves_its_figures(tmp_path: P
     assert fault["took_s"].keys() == {"takeover", "ready", "shared", "all"}
     assert fault["balances"] > 0
     rows = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
-    assert {row["process"] for row in rows} == {"survivor", "victim", "broker", "redis"}
+    assert {row["process"] for row in rows} == {"survivor", "victim", "broker", "redis", "machine"}
     assert pl.read_parquet(folder / "samples.parquet").filter(pl.col("process") == "survivor")["rss"].min() > 0
     assert "no file descriptors leak" in (folder / "report.txt").read_text()
