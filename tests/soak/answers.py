@@ -69,6 +69,10 @@ class Answers:
         self._thread.join()
         self._consumer.close()
         self.conflated += len(self._due)
+        self.check()
+
+    def check(self) -> None:
+        """Do nothing while the reading goes on."""
         if self._failure is not None:
             raise AssertionError("the reader of the availability topic failed") from self._failure
 
@@ -118,7 +122,8 @@ class Answers:
             slot.urgent.record_value(us)
 
     def _give_up(self, before: float) -> None:
-        for id in [id for id, due in list(self._due.items()) if due < before]:
+        # A copy is made at once; a list of the items is not, and the load goes on adding to them.
+        for id in [id for id, due in self._due.copy().items() if due < before]:
             self.conflated += self._due.pop(id, None) is not None
 
 

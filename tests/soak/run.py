@@ -273,8 +273,11 @@ class Run:
         while (left := at - time.monotonic()) > 0:
             self._check_alive()
             self._stopping.wait(min(left, 1.0))
-            if time.monotonic() - self.answers.begin > (self._lines + 1) * PLAIN_LINE_EVERY_S:
-                self._lines += 1
+            self.answers.check()
+            self.load.check()
+            elapsed_s = time.monotonic() - self.answers.begin
+            if elapsed_s > (self._lines + 1) * PLAIN_LINE_EVERY_S:
+                self._lines = int(elapsed_s / PLAIN_LINE_EVERY_S)
                 if not self.console.is_terminal:
                     self.console.print(self._line(), soft_wrap=True)
             if self.ended:
