@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 export PYTHON
 
-.PHONY: help setup demo test check simulate lock clean
+.PHONY: help setup demo test check simulate soak lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -29,6 +29,9 @@ FROM ?= 1
 
 simulate: setup  ## the deterministic simulator: SEEDS=20000 FROM=1, or REPLAY=17 for the history of one seed
 	@$(BIN)/python -m tests.simulation $(if $(REPLAY),--replay $(REPLAY),--seeds $(SEEDS) --from $(FROM)) $(ARGS)
+
+soak: setup  ## 30 minutes of load and faults on a million balances: leaks, drift, exactness; ARGS="--minutes 2 --balances 20000"
+	@$(BIN)/python -m tests.soak $(ARGS)
 
 lock: setup  ## write requirements.lock anew (needs uv)
 	uv pip compile pyproject.toml --all-extras --universal --python-version 3.10 --generate-hashes --no-emit-index-url --no-header -o requirements.lock

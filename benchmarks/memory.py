@@ -4,7 +4,8 @@ Memory is the growth of a fresh process's resident set, each case in a process o
 
 - idle: ledgers, one per partition, restored from so many packed balances;
 - active: the same after one fact for each of them and a flush, which is the most that a busy process holds;
-- fact: what remembering adds per fact (its id against repeats, its movement for late counts), over few balances.
+- fact: what remembering adds per fact (its id against repeats, its movement for late counts), over few balances;
+- hold: what a hold adds, open or closed, with the fact that made it; an order line takes about as much.
 
 The cost of an event is CPU time of decoding it, of letting it have its effect, and of both with a flush of the state
 every so many events.
@@ -32,7 +33,7 @@ from stock.ledger import Ledger
 from stock.policies import Policies
 
 BAR_BYTES = 350  # Resident per idle balance at 1 M.
-CASES = ("idle", "active", "fact")
+CASES = ("idle", "active", "fact", "hold")
 FLUSH_EVENTS = 800  # About what one of 12 partitions takes in between two cuts at 50,000 events per second.
 NOW_US = 1_790_000_000_000_000
 ROOT = Path(__file__).resolve().parents[1]
@@ -95,6 +96,20 @@ def sale(key: str, n: int, at_us: int) -> StockFact:
     return event
 
 
+def hold(key: str, n: int) -> StockFact:
+    """A hold of one unit at a key, decoded from its wire form; it ends after a minute."""
+    sku, _, place = key.partition("|")
+    at, until = (time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(NOW_US // 1_000_000 + s)) for s in (0, 60))
+    event = decode(
+        2,
+        f'{{"type":"reservation.created","id":"h-{n}","source":"oms","occurred_at":"{at}","sku":"{sku}",'
+        f'"location":"{place}","reservation":"R-h-{n}","units":1,"mode":"pickup","expires_at":"{until}"}}'.encode(),
+        NOW_US,
+    )
+    assert isinstance(event, StockFact), event
+    return event
+
+
 def grow(case: str, balances: int, facts: int, partitions: int) -> dict[str, float]:
     """What one case adds to the resident set of this process, per balance or per fact."""
     gc.collect()
@@ -110,7 +125,10 @@ def grow(case: str, balances: int, facts: int, partitions: int) -> dict[str, flo
     for number in range(rounds):
         for index, ledger in enumerate(ledgers):
             for done, key in enumerate(ledger.keys(), 1):
-                ledger.apply(sale(key, told, NOW_US + number * 1_000_000), 0, offsets[index], NOW_US)
+                if case == "hold":
+                    ledger.apply(hold(key, told), 2, offsets[index], NOW_US)
+                else:
+                    ledger.apply(sale(key, told, NOW_US + number * 1_000_000), 0, offsets[index], NOW_US)
                 offsets[index] += 1
                 told += 1
                 if done % FLUSH_EVENTS == 0:
@@ -198,7 +216,9 @@ def main() -> int:
     report = {
         "balances": chosen.balances,
         "memory": {
-            case: in_own_process(case, few if case == "fact" else chosen.balances, chosen.facts, chosen.partitions)
+            case: in_own_process(
+                case, few if case in ("fact", "hold") else chosen.balances, chosen.facts, chosen.partitions
+            )
             for case in CASES
         },
         "cost_s": cost(Options(events=chosen.events, partitions=chosen.partitions)),
@@ -211,6 +231,7 @@ def main() -> int:
     table.add_row("resident per idle balance", f"{memory['idle']['bytes']:.0f} B (bar {BAR_BYTES} B)")
     table.add_row("resident per balance after a fact for each", f"{memory['active']['bytes']:.0f} B")
     table.add_row("resident per remembered fact", f"{memory['fact']['bytes']:.0f} B")
+    table.add_row("resident per hold, with its fact", f"{memory['hold']['bytes']:.0f} B")
     for name, text in (("decode", "decode"), ("apply", "apply"), ("with_flush", "decode, apply, state flushed")):
         each = spent[name]
         table.add_row(text, f"{each * 1e6:.2f} us, {1 / each:,.0f} events/s")

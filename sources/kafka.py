@@ -330,12 +330,16 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
             self._pending.append((str(partition), SettingsRefused(assignment.epoch, mine)))
 
     def _take_restored(self) -> None:
-        """Open what has been restored and whose inputs' bounds are known."""
+        """Open one partition that has been restored and whose inputs' bounds are known.
+
+        One per turn: filling a ledger with all that it remembers takes a second or more, in which no commit is answered
+        and no live partition is served. Several at once could outlast the lease.
+        """
         for restored in self._restorer.step():
             # Only now: what was told while the state was read, a renewal say, belongs to the replay too.
             self._bounds.ask(restored.partition)
             self._restored.append(restored)
-        not_yet = []
+        not_yet, has_opened = list[Restored](), False
         for restored in self._restored:
             assignment = self._assignments.get(restored.partition)
             if assignment is None or assignment.epoch != restored.epoch:
@@ -344,8 +348,9 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
                 bounds = self._bounds.answer(restored.partition)
                 if bounds is not None:
                     self._resolve_positions(restored.partition, assignment, bounds)
-            if assignment.resolved and self._seek(assignment):
+            if not has_opened and assignment.resolved and self._seek(assignment):
                 self._open(restored, assignment)
+                has_opened = True
             else:
                 not_yet.append(restored)
         self._restored = not_yet

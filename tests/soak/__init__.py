@@ -1,0 +1,1 @@
+"""The long run: real servers, a million balances, steady load and faults; does anything leak, drift or differ?"""

@@ -1,0 +1,140 @@
+"""The reader's turns, with a client that only notes what it is told: how much one turn may do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import structlog
+from confluent_kafka import TopicPartition
+
+from schemas.topics import KEYED_INPUTS
+from sources import kafka as module
+from sources.arrivals import Opened
+from sources.commits import Commits
+from sources.kafka import EventsReader, SourceOptions
+from sources.restore import Restored
+
+TOPICS = tuple(topic.name for topic in KEYED_INPUTS)
+PARTITIONS = 3
+
+
+class FakeConsumer:
+    """A member of a group that is given partitions when the test says so, and never reads anything."""
+
+    made: list[FakeConsumer]
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self.assign_callback: Callable[..., None] = lambda *_: None
+        self.resumed: list[int] = []
+        self.polls = 0
+        FakeConsumer.made.append(self)
+
+    def subscribe(self, topics: list[str], *, on_assign: Callable[..., None], **_: Any) -> None:
+        self.assign_callback = on_assign
+
+    def committed(self, partitions: list[TopicPartition], timeout: float) -> list[TopicPartition]:
+        return [TopicPartition(tp.topic, tp.partition, 0) for tp in partitions]
+
+    def incremental_assign(self, partitions: list[TopicPartition]) -> None: ...
+
+    def pause(self, partitions: list[TopicPartition]) -> None: ...
+
+    def resume(self, partitions: list[TopicPartition]) -> None:
+        self.resumed += sorted({tp.partition for tp in partitions})
+
+    def position(self, partitions: list[TopicPartition]) -> list[TopicPartition]:
+        return [TopicPartition(tp.topic, tp.partition, 0) for tp in partitions]
+
+    def get_watermark_offsets(self, place: TopicPartition, cached: bool) -> tuple[int, int]:
+        return 0, 0
+
+    def poll(self, timeout: float) -> None:
+        self.polls += 1
+
+
+class FakeRestorer:
+    """Has everything restored at once, with the first step."""
+
+    busy = True
+
+    def __init__(self) -> None:
+        self._started: list[Restored] = []
+
+    def start(self, partition: int, epoch: int, committed: object) -> None:
+        self._started.append(Restored(partition, epoch))
+
+    def step(self) -> list[Restored]:
+        started, self._started = self._started, []
+        return started
+
+    def records_read(self) -> dict[int, int]:
+        return {}
+
+
+class FakeBounds:
+    """Every log is empty."""
+
+    def ask(self, partition: int) -> None: ...
+
+    def answer(self, partition: int) -> dict[str, tuple[int, int]]:
+        return dict.fromkeys(TOPICS, (0, 0))
+
+
+class FakeOutgoing:
+    """Always has room."""
+
+    has_room, waiting = True, False
+
+    def serve(self, cuts_allowed: bool) -> None: ...
+
+
+class FakeSettings:
+    """Nothing is set."""
+
+    refused: tuple[()] = ()
+
+    def poll(self) -> list[object]:
+        return []
+
+    def newly_refused(self) -> list[object]:
+        return []
+
+
+@pytest.fixture
+def reader(monkeypatch: pytest.MonkeyPatch) -> EventsReader:
+    """A reader to which all partitions have been assigned."""
+    FakeConsumer.made = []
+    monkeypatch.setattr(module, "Consumer", FakeConsumer)
+    monkeypatch.setattr(module, "LogBounds", lambda *_: FakeBounds())
+
+    def die(error: BaseException) -> None:
+        raise error
+
+    made = EventsReader(
+        SourceOptions({}, TOPICS, PARTITIONS, "group", "consumer", False),
+        FakeSettings(),  # type: ignore[arg-type]
+        FakeRestorer(),  # type: ignore[arg-type]
+        FakeOutgoing(),  # type: ignore[arg-type]
+        lambda: 0,
+        Commits(TOPICS, lease_s=30),
+        die,  # type: ignore[arg-type]
+        lambda: 0.0,
+        structlog.get_logger(),
+    )
+    consumer = FakeConsumer.made[0]
+    consumer.assign_callback(consumer, [TopicPartition(t, p) for t in TOPICS for p in range(PARTITIONS)])
+    return made
+
+
+def test_partitions_restored_together_are_opened_one_per_turn(reader: EventsReader) -> None:
+    """Filling a ledger may take seconds: between two of them the group is polled, so commits are answered in time."""
+    consumer = FakeConsumer.made[0]
+    opened = []
+    for turn in range(1, PARTITIONS + 1):
+        opened.append([partition for partition, arrival in reader.next_batch() if isinstance(arrival, Opened)])
+        assert consumer.polls == turn
+    assert opened == [["0"], ["1"], ["2"]]
+    assert consumer.resumed == [0, 1, 2]
+    assert reader.stats.owned == PARTITIONS
