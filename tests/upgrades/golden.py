@@ -44,9 +44,7 @@ def policies() -> Policies:
     rules.set_policy(
         PolicySet(**said, policy="low", scope=Scope(), values=PolicyValues(low_stock_enter=5, low_stock_exit=9))
     )
-    rules.set_location(
-        LocationSet(**said, location="STORE-Ä", kind="store", ship_enabled=False, pickup_enabled=True)
-    )
+    rules.set_location(LocationSet(**said, location="STORE-Ä", kind="store", ship_enabled=False, pickup_enabled=True))
     return rules
 
 
@@ -97,7 +95,16 @@ def history() -> History:
     tell(ORDERS, "order.allocated", 12, "SKU-1", "STORE-Ä", order_line="O-1", units=1)
     told.cut("SKU-1|DC-1", "SKU-1|STORE-Ä", "SKU-2|STORE-B")
     for number in range(140):  # more facts than a hold keeps one by one
-        tell(ORDERS, "reservation.created", 13 + number, "SKU-3", "DC-1", reservation="busy", units=number + 1, mode="ship")
+        tell(
+            ORDERS,
+            "reservation.created",
+            13 + number,
+            "SKU-3",
+            "DC-1",
+            reservation="busy",
+            units=number + 1,
+            mode="ship",
+        )
     for number in range(CUTS):
         tell(POS, "pos.sale", 200 + number, "SKU-1", "DC-1", units=1)
         told.cut()
