@@ -140,6 +140,10 @@ OTHERS: tuple[Any, ...] = (
 NAMES = ("type", "id", "source", "units", "sku", "location", "state", "from", "to", "echo", "basis", "channel")
 
 
+_ESCAPED = json.JSONEncoder().encode
+_PLAIN = json.JSONEncoder(ensure_ascii=False).encode
+
+
 class Generator:
     """An endless, repeatable row of inputs."""
 
@@ -337,13 +341,13 @@ class Generator:
         if isinstance(value, Raw):
             return value
         if isinstance(value, dict):
-            pairs = [f"{json.dumps(name)}:{self._written(content)}" for name, content in value.items()]
+            pairs = [f'"{name}":{self._written(content)}' for name, content in value.items()]
             if pairs and self._random.random() < 0.02:
                 pairs.append(self._random.choice(pairs))
             if self._random.random() < 0.3:
                 self._random.shuffle(pairs)
             return "{" + self._random.choice((",", ",", ", ", ",\n\t ")).join(pairs) + "}"
-        return json.dumps(value, ensure_ascii=self._random.random() < 0.5)
+        return (_ESCAPED if self._random.random() < 0.5 else _PLAIN)(value)
 
     def _bytes_spoiled(self, value: bytes) -> bytes:
         chance = self._random

@@ -36,7 +36,7 @@ CPU_S_MAX = 1.0  # No single record may take longer; the slowest take a few mill
 FACTS_REMEMBERED = 300  # Few, so that the journal merges and forgets.
 INTEGER_MAX = 2**63 - 1
 VERSION_MAX = 2**53 - 1
-LAND_EACH, CUT_EACH = 7, 40  # Inputs.
+LAND_EACH, CUT_EACH, LOOK_EACH = 7, 40, 50  # Inputs.
 RECORD_FRAME_BYTES = 100  # Kafka's own share of a record, at most.
 
 _QUOTED = re.compile(r"'.*'|\".*\"", re.DOTALL)
@@ -172,6 +172,7 @@ class World:
         self.log = Log()
         self.policies = Policies()
         self.taken = 0
+        self._used_s = time.thread_time()
         self._generation = 0
         self._positions = [0] * len(KEYED_INPUTS)
         self._settings_position = 0
@@ -190,7 +191,7 @@ class World:
         self.taken += 1
         self.now_us += given.after_us
         letters, self.log.statuses = len(self.log.letters), ""
-        began = time.thread_time()
+        began = time.perf_counter()
         try:
             said = self._take_setting(given) if given.topic == SETTINGS else self._take_fact(given)
             self._publish()
@@ -203,8 +204,7 @@ class World:
             raise
         except Exception as error:
             raise Violation(f"{type(error).__name__}: {error}") from error
-        took = time.thread_time() - began
-        _must(took < CPU_S_MAX, f"a record takes less than {CPU_S_MAX} s, this one {took:.1f}")
+        self._check_time(time.perf_counter() - began)
         refused = said.startswith("refused")
         _must(len(self.log.letters) - letters == refused, "a refused record is one dead letter, another none")
         if refused:
@@ -242,6 +242,14 @@ class World:
         _must(sum(after.totals.by_outcome) == sum(self._positions), "outcomes add up to the records read")
 
     # Inside
+
+    def _check_time(self, took_s: float) -> None:
+        """Compare with the limit; other programs may have had the processor, so what was really used decides."""
+        if took_s > CPU_S_MAX:
+            used_s = time.thread_time() - self._used_s
+            _must(used_s < CPU_S_MAX, f"a record takes less than {CPU_S_MAX} s, this one up to {used_s:.1f}")
+        if took_s > CPU_S_MAX or self.taken % LOOK_EACH == 0:
+            self._used_s = time.thread_time()
 
     @property
     def _ledger(self) -> Ledger:
