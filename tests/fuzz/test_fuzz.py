@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
+from confluent_kafka import TIMESTAMP_CREATE_TIME, TIMESTAMP_NOT_AVAILABLE
 
 from schemas.events import REASONS, type_name
 from stock.effects import SUPPORTED
+from stock.events import PosSale
 from tests.fuzz.corpus import CORPUS, read, write
-from tests.fuzz.inputs import Generator
+from tests.fuzz.inputs import POS, SKUS, START, Generator, Input
 from tests.fuzz.run import Run
+from tests.fuzz.world import World
 
 FRESH_INPUTS = 20_000
 SEED = 20_261_122
@@ -49,6 +54,23 @@ def test_fresh_inputs_leave_everything_in_order(tmp_path: Path) -> None:
             pytest.fail(f"seed {SEED}, input {number}: {violation}; {tmp_path / 'inputs.jsonl'} replays it")
     assert run.accepted > FRESH_INPUTS / 5
     assert run.refused > FRESH_INPUTS / 5
+
+
+@pytest.mark.parametrize(
+    ("timestamp", "minutes_ahead", "outcome"),
+    [
+        ((TIMESTAMP_NOT_AVAILABLE, 0), 0, "accepted pos.sale applied UNKNOWN urgent"),
+        ((TIMESTAMP_CREATE_TIME, -1), 0, "accepted pos.sale applied UNKNOWN urgent"),
+        ((TIMESTAMP_CREATE_TIME, -1), 6, "refused in_future occurred_at is after the"),
+    ],
+)
+def test_a_record_without_a_timestamp_counts_as_of_now(
+    timestamp: tuple[int, int], minutes_ahead: int, outcome: str
+) -> None:
+    """Old clients have none, and some of others write -1 for that."""
+    said = {"id": "1", "source": "till", "occurred_at": START + timedelta(minutes=minutes_ahead)}
+    sale = PosSale(**said, sku=SKUS[0], location="A", units=1)
+    assert World().take(Input(POS, None, msgspec.json.encode(sale), timestamp, [])) == outcome
 
 
 def test_a_seed_makes_the_same_inputs_and_a_line_reads_back() -> None:
