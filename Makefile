@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 export PYTHON
 
-.PHONY: help setup demo test check simulate soak lock clean
+.PHONY: help setup demo test fuzz check simulate soak lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -20,6 +20,11 @@ demo: setup  ## the main job on a real shopping pattern, with its own broker and
 
 test: setup  ## the whole test suite, on a real Kafka and a real Redis or Valkey
 	@$(BIN)/python -m pytest $(ARGS)
+
+INPUTS ?= 1000000
+SEED ?= 1
+fuzz: setup  ## many absurd inputs through decoding, ledger and dead letters; INPUTS=1000000 SEED=1
+	@$(BIN)/python -m tests.fuzz --inputs $(INPUTS) --seed $(SEED) $(ARGS)
 
 check: setup  ## lint, format, types and layers
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports

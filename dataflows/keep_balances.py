@@ -155,7 +155,8 @@ class KeepBalances(StatefulBatchLogic[Arrival, Changes, None]):
                 ledger.passed(topic, offset)
                 continue
             kind, timestamp_ms = message.timestamp()
-            timestamp_us = now_us if kind == TIMESTAMP_NOT_AVAILABLE else timestamp_ms * 1000
+            # Other clients write -1 for "none" and still call it a time of creation.
+            timestamp_us = now_us if kind == TIMESTAMP_NOT_AVAILABLE or timestamp_ms < 0 else timestamp_ms * 1000
             event: Any = decode(topic, message.value(), timestamp_us)
             if event.__class__ is not Refusal:
                 try:

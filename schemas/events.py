@@ -117,8 +117,12 @@ def _surely_past(second: int) -> datetime:
     return past
 
 
-def decode_setting(key: bytes | None, value: bytes) -> Message | Refusal:
+def decode_setting(key: bytes | None, value: bytes, timestamp_us: int | None = None) -> Message | Refusal:
     """The setting in one record of `stock-settings.v1` that is not a removal by null.
+
+    Args:
+        key, value: the record's.
+        timestamp_us: the record's Kafka timestamp, if it has one; a setting may not lie much after it.
 
     Returns:
         A supported, valid setting whose id fits the record's key, or why it is refused.
@@ -134,6 +138,12 @@ def decode_setting(key: bytes | None, value: bytes) -> Message | Refusal:
     expected = setting_key(setting)
     if key is None or key.decode(errors="replace") != expected:
         return Refusal("bad_field", f"the record's key must be {expected!r}, so that compaction and removal find it")
+    for name in ("id", "source"):
+        text = getattr(setting, name)
+        if not 0 < len(text) <= ID_LENGTH_MAX:
+            return _bad_id(name, text)
+    if timestamp_us is not None and micros(setting.occurred_at) > timestamp_us + FUTURE_TOLERANCE_US:
+        return Refusal("in_future", f"occurred_at {setting.occurred_at.isoformat()} is after the record's timestamp")
     if isinstance(setting, events.SourceAlive):
         return Refusal("not_supported_yet", "source.alive is understood but has no effect yet")
     if isinstance(setting, events.LocationSet) and not _NAME.fullmatch(setting.location):

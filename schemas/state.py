@@ -41,10 +41,15 @@ class UnknownFormat(Exception):
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """Who owns a partition from here on; `writer` is unique per process start."""
+    """Who owns a partition from here on; `writer` is unique per process start.
+
+    `partitions` is how many the topics had when it was written: a SKU's state stands in the partition that this
+    number gave it. None in claims from before it was kept.
+    """
 
     generation: int
     writer: str
+    partitions: int | None = None
 
 
 class Outcomes(msgspec.Struct, frozen=True):

@@ -247,9 +247,9 @@ class Publisher:
         """Whether acknowledgements are expected soon."""
         return len(self._outputs) + len(self._states) > 0
 
-    def claim(self, partition: int, generation: int) -> None:
-        """Append a claim for a partition that is being taken over."""
-        value = encode_claim(Claim(generation, self._writer))
+    def claim(self, partition: int, generation: int, partitions: int | None = None) -> None:
+        """Append a claim for one of so many partitions, which is being taken over."""
+        value = encode_claim(Claim(generation, self._writer, partitions))
         self._produce(self._states, self._topics.state, partition, [(CLAIM_KEY, value)], self._claimed)
 
     def finish(self, partitions: Sequence[int], timeout_s: float) -> None:

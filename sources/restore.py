@@ -13,7 +13,8 @@ from typing import Any
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, TopicPartition
 
 from schemas.dead_letters import origin
-from schemas.state import CLAIM_KEY, GENERATION_MAX, CommitMetadata, decode_claim, open_envelope
+from schemas.state import CLAIM_KEY, GENERATION_MAX, Claim, CommitMetadata, UnknownFormat, decode_claim, open_envelope
+from stock.ledger import check_packed
 
 METADATA_TIMEOUT_S = 10.0
 SLICE_MESSAGES = 5_000  # Read per turn while others wait; about 10 ms of work.
@@ -21,6 +22,18 @@ SLICE_MESSAGES = 5_000  # Read per turn while others wait; about 10 ms of work.
 
 class RestoreFailed(Exception):
     """A partition cannot be taken over; going on would lose or overwrite something."""
+
+
+class PartitionsChanged(RestoreFailed):
+    """The topics have another number of partitions than when the state was written."""
+
+    def __init__(self, where: str, before: int, now: int | str) -> None:
+        super().__init__(
+            f"{where}: its state was written while the topics had {before} partitions, now they have {now}, so SKUs "
+            "belong to other partitions than their state. Nothing was written. Added partitions cannot be taken back: "
+            "make topics with the count you want under a new STOCKFLOW_TOPIC_PREFIX (`stockflow topics ensure`), send "
+            "them a count of every balance, and start with a new STOCKFLOW_GROUP_ID"
+        )
 
 
 @dataclass
@@ -51,6 +64,8 @@ class _Progress:
     restored: Restored
     tails: dict[str, int]
     newest_claim: int = 0
+    partitions: int | None = None  # as the newest claim says
+    unreadable: dict[str, str] = field(default_factory=dict)  # why, by key
     newest_seen: int = 0  # the highest generation that anything was written with
     claiming: bool = False
     claimed: int = 0
@@ -65,8 +80,9 @@ class Restorer:
     Args:
         client_config: librdkafka properties of every client.
         state_topic, availability_topic, dead_letters_topic: names on the broker.
-        claim: appends a claim record (partition, generation) to the state topic.
+        claim: appends a claim record (partition, generation, count of partitions) to the state topic.
         writer: this process, unique per start.
+        partitions: how many the topics have.
     """
 
     def __init__(
@@ -75,12 +91,14 @@ class Restorer:
         state_topic: str,
         availability_topic: str,
         dead_letters_topic: str,
-        claim: Callable[[int, int], None],
+        claim: Callable[[int, int, int], None],
         writer: str,
+        partitions: int,
     ) -> None:
         self._state, self._availability, self._letters = state_topic, availability_topic, dead_letters_topic
         self._claim = claim
         self._writer = writer
+        self._partitions = partitions
         self._progress: dict[int, _Progress] = {}
         self._config = {
             **client_config,
@@ -126,9 +144,12 @@ class Restorer:
         """Read one slice; the partitions that are complete come back.
 
         Raises:
-            RestoreFailed: state cannot be read.
+            RestoreFailed: state cannot be read; of this partition nothing was written by us.
             UnknownFormat: state was written by a newer program.
         """
+        for partition in self._progress:
+            if partition >= self._partitions:  # added while we run, and nobody may claim it
+                raise PartitionsChanged(f"{self._state} partition {partition}", self._partitions, "more")
         self._assign()
         if self._consumer is None:
             return []
@@ -205,6 +226,7 @@ class Restorer:
     def _claim_next(self, progress: _Progress) -> None:
         if progress.claiming:
             return
+        self._check_understood(progress)
         progress.claimed = max(progress.newest_claim, progress.newest_seen, progress.claimed) + 1
         if progress.claimed > GENERATION_MAX:
             raise RestoreFailed(
@@ -212,32 +234,62 @@ class Restorer:
                 "stop every process, delete and re-create the state topic, and replay the inputs"
             )
         progress.claiming = True
-        self._claim(progress.restored.partition, progress.claimed)
+        self._claim(progress.restored.partition, progress.claimed, self._partitions)
+
+    def _check_understood(self, progress: _Progress) -> None:
+        """Whoever does not understand all of the state may not even claim it: a claim fences its owner off."""
+        partition = progress.restored.partition
+        before = progress.partitions
+        if before is not None and before != self._partitions:
+            raise PartitionsChanged(f"{self._state} partition {partition}", before, self._partitions)
+        if progress.unreadable:
+            key, why = next(iter(progress.unreadable.items()))
+            raise RestoreFailed(
+                f"{self._state} partition {partition}: the state record of {key!r} cannot be read ({why}), and "
+                f"{len(progress.unreadable) - 1} others. Nothing was written. Put back the record as it was, if you "
+                "can; else append a null under its key, which forgets it, and count that stock anew"
+            )
 
     def _take_state(self, progress: _Progress, message: Message) -> None:
         key, value, offset = message.key(), message.value(), message.offset()
         assert offset is not None
         progress.read += 1
-        name = (key or b"").decode()
-        if name == CLAIM_KEY and value is not None:
-            claim = decode_claim(value)
-            newest_before, progress.newest_claim = progress.newest_claim, max(progress.newest_claim, claim.generation)
-            if claim.writer == self._writer and claim.generation == progress.claimed:
-                self._reach_claim(progress, newest_before, offset)
-            return
+        try:
+            name = (key or b"").decode()
+            if name == CLAIM_KEY:
+                if value is not None:
+                    self._take_claim(progress, decode_claim(value), offset)
+                return
+            generation, packed = (0, b"") if value is None else open_envelope(value)
+        except (UnknownFormat, UnicodeDecodeError) as error:
+            raise UnknownFormat(
+                f"{self._state} partition {progress.restored.partition}, key {key!r}: {error}. Nothing was written"
+            ) from None
         restored = progress.restored
         if value is None:
             restored.records.pop(name, None)
             restored.rewrite.discard(name)
+            progress.unreadable.pop(name, None)
             return
-        generation, packed = open_envelope(value)
         if generation > progress.newest_seen:
             progress.newest_seen = generation
         if generation < progress.newest_claim:
             restored.rewrite.add(name)  # a fenced writer's late record: not ours to believe
             return
+        try:
+            check_packed(name, packed)
+            progress.unreadable.pop(name, None)
+        except ValueError as error:
+            progress.unreadable[name] = str(error)
         restored.records[name] = packed
         restored.rewrite.discard(name)
+
+    def _take_claim(self, progress: _Progress, claim: Claim, offset: int) -> None:
+        newest_before = progress.newest_claim
+        if claim.generation >= newest_before:
+            progress.newest_claim, progress.partitions = claim.generation, claim.partitions
+        if claim.writer == self._writer and claim.generation == progress.claimed:
+            self._reach_claim(progress, newest_before, offset)
 
     def _reach_claim(self, progress: _Progress, newest_before: int, offset: int) -> None:
         """Our own claim was read: it holds unless someone else's stands before it with as high a generation."""
@@ -246,6 +298,8 @@ class Restorer:
         if newest_before >= progress.claimed:
             self._claim_next(progress)
             return
+        if progress.unreadable:
+            self._check_understood(progress)  # written between our first look and our claim
         restored.generation = progress.claimed
         restored.state_next = offset + 1
         progress.state_done = True

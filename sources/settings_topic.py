@@ -9,7 +9,15 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    TIMESTAMP_NOT_AVAILABLE,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicPartition,
+)
 
 from schemas.events import Refusal, decode_setting, type_of
 from stock.balance import Cause
@@ -126,7 +134,9 @@ class SettingsTopic:
         value, key = message.value(), message.key()
         if value is None:
             return self._remove((key or b"").decode(errors="replace"))
-        setting = decode_setting(key, value)
+        kind, timestamp_ms = message.timestamp()
+        has_time = kind != TIMESTAMP_NOT_AVAILABLE and timestamp_ms >= 0
+        setting = decode_setting(key, value, timestamp_ms * 1000 if has_time else None)
         if isinstance(setting, Refusal):
             # The compacted topic keeps only this record of its key, so whatever stood there before ends with it.
             self.refused = [r for r in self.refused if r.message.key() != key]

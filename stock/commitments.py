@@ -50,6 +50,23 @@ def reservation_in(key: str) -> str:
     return rest[: int(length)]
 
 
+def check_order(key: str, packed: bytes, topics: int) -> None:
+    """Nothing, if this is the packed hold or order line of a state key.
+
+    Raises:
+        ValueError: it is not.
+    """
+    order = _unpacked(key, packed)
+    if len(order.applied) != topics:
+        raise ValueError("a hold or order line of another shape")
+    if _HOLD in key:
+        reservation_in(key)
+
+
+def _unpacked(key: str, packed: bytes) -> Hold | OrderLine:
+    return _hold_decoder.decode(packed) if _HOLD in key else _line_decoder.decode(packed)
+
+
 class Commitments:
     """Holds, order lines and their sums; not thread-safe. Its clock is the time up to which holds have ended."""
 
@@ -151,7 +168,7 @@ class Commitments:
 
     def restore(self, key: str, packed: bytes) -> None:
         """Take back one hold or order line; the clock must have been set before."""
-        order = _hold_decoder.decode(packed) if _HOLD in key else _line_decoder.decode(packed)
+        order = _unpacked(key, packed)
         sku = key.partition("|")[0]
         self._orders[key] = order
         self._per_sku[sku] = self._per_sku.get(sku, 0) + 1

@@ -27,11 +27,11 @@ from stock.balance import (
     pack,
     unpack,
 )
-from stock.commitments import Change, Commitments, hold_key, is_order_key, line_key
+from stock.commitments import Change, Commitments, check_order, hold_key, is_order_key, line_key
 from stock.effects import BASELINES, DIRECTIONS, Effect, effect_of
 from stock.events import OrderAllocated, PosReturn, ReservationCreated, StockFact, WmsReceipt
 from stock.policies import Policies
-from stock.recent import Recent, Row
+from stock.recent import Recent, Row, check_chunk
 from stock.times import micros
 
 # Stored. The position of an outcome is what journal records keep. Outcomes exclude each other.
@@ -74,6 +74,28 @@ def decode_totals(packed: bytes) -> Totals:
         msgspec.ValidationError: the bytes are not totals.
     """
     return _totals_decoder.decode(packed)
+
+
+def check_packed(key: str, packed: bytes) -> None:
+    """Nothing, if a ledger can take this value of a state key back.
+
+    Raises:
+        ValueError: it cannot; the text says why.
+    """
+    if key == OUTCOMES_KEY:
+        totals = decode_totals(packed)
+        if len(totals.by_outcome) != len(OUTCOMES) or len(totals.positions) != TOPIC_COUNT:
+            raise ValueError("totals of another shape")
+    elif key.startswith(JOURNAL_PREFIX):
+        check_chunk(packed, TOPIC_COUNT)
+    elif is_order_key(key):
+        check_order(key, packed, TOPIC_COUNT)
+    elif key.startswith("|"):
+        return  # not known here, so neither used nor touched
+    elif "|" not in key:
+        raise ValueError("the key names no balance")
+    elif len(unpack(packed).applied) != TOPIC_COUNT:
+        raise ValueError("a balance of another shape")
 
 
 class LimitReached(Exception):

@@ -52,6 +52,16 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Chunk)
 
 
+def check_chunk(packed: bytes, topics: int) -> None:
+    """Nothing, if these are the packed bytes of a chunk.
+
+    Raises:
+        ValueError: they are not.
+    """
+    if len(_decoder.decode(packed).newest_us) != topics:
+        raise ValueError("a chunk of another shape")
+
+
 class Recent:
     """Ids seen, and the chunks that carry them through a restart.
 

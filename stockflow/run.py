@@ -26,10 +26,11 @@ from sinks.publisher import OutputTopics, Pace, Publisher
 from sinks.redis_view import RedisView
 from sinks.view_store import RedisStore, ViewStore
 from sinks.view_sync import KafkaTopicReader
+from sources.claims import refuse_changed_partitions
 from sources.commits import Commits
 from sources.kafka import EventsReader, SourceOptions, SourceStats
 from sources.ranges import KafkaRanges
-from sources.restore import Restorer
+from sources.restore import RestoreFailed, Restorer
 from sources.settings_topic import SettingsTopic, SettingsUnreachable
 from stock.policies import Policies
 from stockflow import __version__, logs
@@ -44,6 +45,7 @@ DYING_TIMEOUT_S = 2.0
 KAFKA_LOG_INTERVAL_S = 10.0  # Per client and kind of message.
 # Almost nothing here is cyclic, while every batch makes thousands of objects: look for cycles seldom.
 GC_THRESHOLDS = (200_000, 50, 1_000)
+_ADVICE: Mapping[type, str] = {UnknownFormat: "start a stockflow that is at least as new as the one that wrote it"}
 
 log = logs.get("stockflow.run")
 
@@ -67,8 +69,11 @@ def run(settings: Settings) -> int:
         partitions = _checked_partitions(settings)
         pipeline = Pipeline(settings, partitions, real_surroundings(settings))
         pipeline.start()
-    except (NotReady, KafkaUnreachable, SettingsUnreachable, CannotListen, KafkaException) as error:
-        log.error("cannot_start", error=str(error))
+    except (
+        *(NotReady, KafkaUnreachable, SettingsUnreachable, CannotListen, KafkaException),
+        *(RestoreFailed, UnknownFormat),
+    ) as error:
+        log.error("cannot_start", error=str(error), advice=_ADVICE.get(type(error)))
         return FAILED
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: pipeline.request_stop())
@@ -173,7 +178,7 @@ class Pipeline:
                 settings.accept_lost_input,
             ),
             self.settings_topic,
-            Restorer(client, state, availability, letters, self.publisher.claim, around.writer),
+            Restorer(client, state, availability, letters, self.publisher.claim, around.writer, partitions),
             self.publisher,
             lambda: balances.handled,
             self.commits,
@@ -249,12 +254,14 @@ def _checked_partitions(settings: Settings) -> int:
     Raises:
         NotReady: it is not.
         KafkaUnreachable: no broker answers.
+        RestoreFailed, UnknownFormat: the state is not of these topics, or not to be understood.
     """
     check = start_problems(settings.client_config(), settings.topic)
     for warning in check.warnings:
         log.warning("topics_unchecked", detail=warning)
     if check.problems or check.partitions is None:
         raise NotReady("; ".join(check.problems) or "the topics share no partition count")
+    refuse_changed_partitions(settings.client_config(), settings.topic(STOCK_STATE.name), check.partitions)
     return check.partitions
 
 
@@ -270,7 +277,6 @@ def _die(error: BaseException) -> NoReturn:
     cause = error
     while cause.__cause__ is not None:
         cause = cause.__cause__
-    known: Mapping[type, str] = {UnknownFormat: "start a stockflow that is at least as new as the one that wrote it"}
-    log.critical("fatal", error=f"{type(cause).__name__}: {cause}", advice=known.get(type(cause)), exc_info=cause)
+    log.critical("fatal", error=f"{type(cause).__name__}: {cause}", advice=_ADVICE.get(type(cause)), exc_info=cause)
     logs.flush()
     os._exit(FAILED)

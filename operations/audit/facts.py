@@ -56,17 +56,9 @@ _SUPPORTED: tuple[type[events.StockFact], ...] = (
 )
 _SUPPORTED_SCOPE = frozenset({"sku", "location", "mode"})
 _SUPPORTED_VALUES = frozenset({"safety_stock", "buffer", "low_stock_enter", "low_stock_exit", "enabled"})
-_ID_FIELDS = (
-    "id",
-    "source",
-    "reservation",
-    "line",
-    "order_line",
-    "echo",
-    "voids",
-    "inbound",
-    "policy",
-)
+_ORDER_IDS = ("reservation", "line", "order_line", "policy")
+_ID_FIELDS = ("id", "source", *_ORDER_IDS)
+_UNUSED_IDS = ("echo", "voids", "inbound")  # Nothing is kept under them yet, so their length is nobody's business.
 
 FACT_SCHEMA: dict[str, pl.DataType] = {
     "topic": pl.Int8(),  # position in KEYED_INPUTS
@@ -142,7 +134,9 @@ def judge_setting(record: LogRecord) -> Judged:
         refusal = _bad_name(decoded.location, "location")
     if refusal is not None:
         return Judged(decoded, refusal)
-    doubt = None
+    doubt = _doubtful_ids(decoded)
+    if isinstance(decoded, events.LocationSet):
+        doubt = doubt or _doubtful_name(decoded.location)
     if _setting_key(decoded) != (record.key or b"").decode(errors="replace"):
         doubt = "its key does not name what it sets"
     elif isinstance(decoded, events.PolicySet):
@@ -261,6 +255,10 @@ def _setting_key(message: events.Message) -> str:
     return f"alive:{message.location}:{message.feed}"
 
 
+def _has_controls(text: str) -> bool:
+    return _CONTROL.search(text) is not None or _DOUBTFUL_CHARACTER.search(text) is not None
+
+
 def _doubtful_name(name: str) -> str | None:
     """The contract says "blanks" and "control characters"; Unicode has more of both than everyone expects."""
     if name != name.strip() or _DOUBTFUL_CHARACTER.search(name):
@@ -268,12 +266,25 @@ def _doubtful_name(name: str) -> str | None:
     return None
 
 
-def _doubtful(message: events.StockFact, record: LogRecord) -> str | None:
-    """What the contract leaves open, so that refusing and applying are both right."""
+def _doubtful_ids(message: events.Message) -> str | None:
+    """Ids that the contract neither allows nor forbids."""
     for field in _ID_FIELDS:
         text = getattr(message, field, None)
         if text is not None and (not text or len(text.encode()) > events.ID_LENGTH_MAX):
             return f"{field} is empty or long in bytes"
+        if text is not None and field in _ORDER_IDS and _has_controls(text):
+            return f"{field} has a control character"
+    for field in _UNUSED_IDS:
+        if len(getattr(message, field, None) or "") > events.ID_LENGTH_MAX:
+            return f"{field} is long"
+    return None
+
+
+def _doubtful(message: events.StockFact, record: LogRecord) -> str | None:
+    """What the contract leaves open, so that refusing and applying are both right."""
+    doubt = _doubtful_ids(message)
+    if doubt is not None:
+        return doubt
     if isinstance(message, events.WmsStatusChanged) and message.from_state == message.to_state:
         return "a change to the same state"
     if isinstance(message, events.WmsCount) and message.state != "sellable":

@@ -83,6 +83,8 @@ SETTINGS_CASES: tuple[tuple[str, str, str, bytes | dict[str, object]], ...] = (
     ("a fact", "wrong_topic", "policy:bad-8", {"type": "pos.sale"}),
     ("no id", "missing_field", "policy:bad-9", {"id": ...}),
     ("empty value", "empty", "policy:bad-10", b""),
+    ("said in the future", "in_future", "policy:bad-11", {"occurred_at": "2999-01-01T00:00:00Z"}),
+    ("an id too long", "limit", "policy:bad-12", {"id": "x" * 257}),
 )
 
 

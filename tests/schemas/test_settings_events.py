@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime, timezone
 from typing import Any
 
 import pytest
 
 from schemas.events import EVENT_BYTES_MAX, REASONS, Refusal, decode_setting, setting_key
 from stock.events import LocationSet, PolicyRemoved, PolicySet
+from stock.times import micros
 
 SAID = {"id": "1", "source": "planning", "occurred_at": "2026-11-22T08:00:00Z"}
 POLICY = {"type": "policy.set", **SAID, "policy": "p", "scope": {"mode": "pickup"}, "values": {"safety_stock": 2}}
@@ -97,6 +99,29 @@ def test_a_setting_is_refused_with_its_reason(key: bytes | None, value: bytes, r
     assert found.reason == reason
     assert reason in REASONS
     assert found.detail
+
+
+LONG = "x" * 257
+IN_TIME_US = micros(datetime(2026, 11, 22, 7, 55, tzinfo=timezone.utc))  # Five minutes before it was said.
+
+
+@pytest.mark.parametrize(
+    ("timestamp_us", "changed", "reason"),
+    [
+        case("said within the tolerance", IN_TIME_US, {}, None),
+        case("said in the future", IN_TIME_US - 1, {}, "in_future"),
+        case("a record without a timestamp", None, {"occurred_at": "9999-12-31T23:59:59Z"}, None),
+        case("an empty id", None, {"id": ""}, "bad_field"),
+        case("an id too long", None, {"id": LONG}, "limit"),
+        case("a source too long", None, {"source": LONG}, "limit"),
+    ],
+)
+def test_a_setting_keeps_the_common_rules(
+    timestamp_us: int | None, changed: dict[str, Any], reason: str | None
+) -> None:
+    """What is asked of every fact is asked of settings too."""
+    found = decode_setting(b"policy:p", wire(POLICY, **changed), timestamp_us)
+    assert (found.reason if isinstance(found, Refusal) else None) == reason, found
 
 
 def test_a_wrong_key_is_explained() -> None:

@@ -20,6 +20,7 @@ from tests.simulation.redis import SimRedis, SimStore
 
 # Where the program makes its clients. A test checks that there is no other place.
 CLIENTS: dict[str, tuple[str, ...]] = {
+    "sources.claims": ("Consumer",),
     "sources.kafka": ("Consumer",),
     "sources.restore": ("Consumer",),
     "sources.ranges": ("Consumer",),
