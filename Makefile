@@ -3,9 +3,11 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+ROUNDS ?= 80
+FROM ?= 0
 export PYTHON
 
-.PHONY: help setup demo test check simulate lock clean
+.PHONY: help setup demo test check simulate chaos lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -20,6 +22,9 @@ demo: setup  ## the main job on a real shopping pattern, with its own broker and
 
 test: setup  ## the whole test suite, on a real Kafka and a real Redis or Valkey
 	@$(BIN)/python -m pytest $(ARGS)
+
+chaos: setup  ## kill processes at named points and check everything after each; ROUNDS=500 FROM=0 ARGS="--lanes 2 --record f"
+	@$(BIN)/python -m tests.chaos --rounds $(ROUNDS) --from $(FROM) $(ARGS)
 
 check: setup  ## lint, format, types and layers
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
