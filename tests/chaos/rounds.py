@@ -36,7 +36,7 @@ LEASE_MS = 1_200  # One heartbeat below the session.
 PARTITIONS = 3
 ROUNDS_PER_STAGE = 8  # Short logs make quick verdicts.
 COMPANY_MAX = 2
-REACH_TIMEOUT_S = 6.0
+REACH_TIMEOUT_S = 8.0
 LOAD_PER_SECOND = 120
 RECORDS_AFTERWARDS = 15
 LINGERS_MS = (0, 0, 0, 3, 20, 60)
@@ -210,18 +210,19 @@ class Rounds:
         self._gather(planned)
         victim = stage.process(planned.pace, planned.point)
         victim.is_supervised, victim.may_end = False, True
+        fresh = stage.process(planned.pace)
         load.start(stories(planned.seed, self._partitions), planned.per_second)
         victim.launch()
         if planned.point.seam in NEEDS_A_REVOKE:
             stage.eventually(lambda: victim.owned > 0 or victim.pid is None, "the victim owns partitions")
-            stage.process(planned.pace).launch()
+            fresh.launch()
         self._wait_for_death(victim)
         outcome.reached = victim.died_at == str(planned.point)
         victim.kill()
         outcome.reach_s = round(time.monotonic() - begun, 2)
         if planned.point.seam not in NEEDS_A_REVOKE:
-            stage.process(planned.pace).launch()
-        stage.eventually(stage.all_owned, "others own all partitions")
+            fresh.launch()
+        stage.eventually(lambda: fresh.owned > 0 and stage.all_owned(), "others own all partitions, a fresh one too")
         load.wait_for_more(RECORDS_AFTERWARDS)
         outcome.takeover_s = round(time.monotonic() - begun - outcome.reach_s, 2)
         settle(stage, load)
