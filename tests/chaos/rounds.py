@@ -52,6 +52,7 @@ class Plan:
     point: Failpoint
     company: int
     per_second: int
+    poison_percent: int
     pace: Mapping[str, str]
 
 
@@ -71,6 +72,7 @@ def plan(seed: int, name: str | None = None) -> Plan:
         Failpoint(when, seam, count, chance.choice(LINGERS_MS)),
         company=0 if seam in NEEDS_A_REVOKE else company,  # In company another one would hand over.
         per_second=chance.choice((LOAD_PER_SECOND // 2, LOAD_PER_SECOND, 2 * LOAD_PER_SECOND)),
+        poison_percent=chance.choice((1, 1, 5)),
         pace={
             "COMMIT_INTERVAL_MS": str(chance.choice((20, 100, 200))),
             "ROUTINE_INTERVAL_MS": str(chance.choice((0, 50, 250))),
@@ -212,7 +214,8 @@ class Rounds:
         victim = stage.process(planned.pace, planned.point)
         victim.is_supervised, victim.may_end = False, True
         fresh = stage.process(planned.pace)
-        load.start(stories(planned.seed, self._partitions), planned.per_second)
+        records = stories(planned.seed, self._partitions, poison_percent=planned.poison_percent)
+        load.start(records, planned.per_second)
         victim.launch()
         if planned.point.seam in NEEDS_A_REVOKE:
             stage.eventually(lambda: victim.owned > 0 or victim.pid is None, "the victim owns partitions")
