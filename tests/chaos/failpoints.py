@@ -36,17 +36,17 @@ class Seam:
 
 
 SEAMS = (
-    Seam("decode", "dataflows.keep_balances", "decode", 120),
-    Seam("apply", "stock.ledger", "Ledger.apply", 120),
-    Seam("produce", "sinks.publisher", "Publisher.availability", 25),
+    Seam("decode", "dataflows.keep_balances", "decode", 60),
+    Seam("apply", "stock.ledger", "Ledger.apply", 60),
+    Seam("produce", "sinks.publisher", "Publisher.availability", 15),
     Seam("dead_letter", "sinks.publisher", "Publisher.dead_letter", 2),
-    Seam("delivered", "sinks.outlet", "Outlet._availability_delivered", 60),
+    Seam("delivered", "sinks.outlet", "Outlet._availability_delivered", 30),
     Seam("flush", "stock.ledger", "Ledger.flush", 8),
     Seam("state", "sinks.publisher", "Publisher.state", 8),
     Seam("state_delivered", "sinks.outlet", "Outlet._state_delivered", 100),
     Seam("commit", "sources.kafka", "EventsReader._send_commit", 8),
     Seam("committed", "sources.commits", "Commits.answered", 8),
-    Seam("redis", "sinks.view_store", "RedisStore.write", 25),
+    Seam("redis", "sinks.view_store", "RedisStore.write", 8),
     Seam("redis_marker", "sinks.view_store", "RedisStore.move_markers", 3),
     Seam("claim", "sinks.publisher", "Publisher.claim", 2),
     Seam("restore", "sources.restore", "Restorer.step", 5),
@@ -60,6 +60,8 @@ SEAMS = (
 BY_NAME = {seam.name: seam for seam in SEAMS}
 # These are reached by a process that has partitions and is asked to hand some over.
 NEEDS_A_REVOKE = frozenset({"revoke", "revoke_finish", "revoke_drop"})
+# Only behind a process that died without a last commit is there something to read here.
+NEEDS_A_TAIL = frozenset({"restore_tail"})
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from operations import topics
 from operations.audit.log import LogRecord
 from schemas.topics import AVAILABILITY
 from stockflow.embedded.process import ServerUnavailable
-from tests.chaos.failpoints import BY_NAME, LAST_WORDS, NAMES, NEEDS_A_REVOKE, Failpoint
+from tests.chaos.failpoints import BY_NAME, LAST_WORDS, NAMES, NEEDS_A_REVOKE, NEEDS_A_TAIL, Failpoint
 from tests.chaos.watch import RedisWatch
 from tests.e2e.harness import Pipeline, Stage
 from tests.e2e.load import Sending, stories
@@ -70,9 +70,9 @@ def plan(seed: int, name: str | None = None) -> Plan:
     return Plan(
         seed,
         Failpoint(when, seam, count, chance.choice(LINGERS_MS)),
-        company=0 if seam in NEEDS_A_REVOKE else company,  # In company another one would hand over.
+        company=0 if seam in NEEDS_A_REVOKE | NEEDS_A_TAIL else company,  # In company it might have no part in it.
         per_second=chance.choice((LOAD_PER_SECOND // 2, LOAD_PER_SECOND, 2 * LOAD_PER_SECOND)),
-        poison_percent=chance.choice((1, 1, 5)),
+        poison_percent=5 if seam == "dead_letter" else chance.choice((1, 1, 5)),
         pace={
             "COMMIT_INTERVAL_MS": str(chance.choice((20, 100, 200))),
             "ROUTINE_INTERVAL_MS": str(chance.choice((0, 50, 250))),
@@ -210,12 +210,15 @@ class Rounds:
 
     def _play(self, planned: Plan, outcome: Outcome) -> None:
         stage, load, begun = self._stage, self._load, time.monotonic()
-        self._gather(planned)
+        self._gather(planned.company or planned.point.seam in NEEDS_A_TAIL, planned.pace)
         victim = stage.process(planned.pace, planned.point)
         victim.is_supervised, victim.may_end = False, True
         fresh = stage.process(planned.pace)
         records = stories(planned.seed, self._partitions, poison_percent=planned.poison_percent)
         load.start(records, planned.per_second)
+        if planned.point.seam in NEEDS_A_TAIL:
+            stage.wait_for_records(RECORDS_AFTERWARDS)
+            stage.running[0].kill()
         victim.launch()
         if planned.point.seam in NEEDS_A_REVOKE:
             stage.eventually(lambda: victim.owned > 0 or victim.pid is None, "the victim owns partitions")
@@ -233,14 +236,14 @@ class Rounds:
         outcome.problems += not_on_the_topic(self._watch.seen, stage.read(AVAILABILITY))
         outcome.verdict_s = round(time.monotonic() - begun - outcome.reach_s - outcome.takeover_s, 2)
 
-    def _gather(self, planned: Plan) -> None:
+    def _gather(self, company: int, pace: Mapping[str, str]) -> None:
         """So many processes own all partitions when the victim comes; those there are too many end in good order."""
         stage = self._stage
         running = stage.running
-        stage.stop(*running[planned.company :])
-        missing = planned.company - len(running)
+        stage.stop(*running[company:])
+        missing = company - len(running)
         for _ in range(missing):
-            stage.process(planned.pace).launch()
+            stage.process(pace).launch()
         if missing > 0:
             stage.eventually(stage.all_owned, "the company owns all partitions")
 
