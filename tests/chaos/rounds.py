@@ -36,7 +36,7 @@ LEASE_MS = 1_200  # One heartbeat below the session.
 PARTITIONS = 3
 ROUNDS_PER_STAGE = 6  # Short logs make quick verdicts.
 COMPANY_MAX = 2
-REACH_TIMEOUT_S = 8.0
+REACH_TIMEOUT_S = 15.0
 LOAD_PER_SECOND = 80
 RECORDS_AFTERWARDS = 15
 LINGERS_MS = (0, 0, 0, 3, 20, 60)
@@ -101,10 +101,11 @@ class Outcome:
     takeover_s: float = 0.0
     verdict_s: float = 0.0
     problems: list[str] = field(default_factory=list)
+    verdict: str = "equal"
 
     def line(self) -> str:
         """One line of the record."""
-        return json.dumps({**asdict(self), "verdict": "violation" if self.problems else "equal"})
+        return json.dumps(asdict(self))
 
 
 class FailingPipeline(Pipeline):
@@ -156,6 +157,13 @@ class ChaosStage(Stage):
         """The processes that are alive."""
         return [pipeline for pipeline in self.pipelines if pipeline.pid is not None]
 
+    def forget_the_dead(self) -> None:
+        """Let go of processes that have ended."""
+        for pipeline in self.pipelines:
+            if pipeline.pid is None:
+                pipeline.kill()  # collects what is left of it
+        self.pipelines = self.running
+
     def all_owned(self) -> bool:
         """Whether every partition is owned and restored."""
         return sum(pipeline.owned for pipeline in self.running) == self.partitions
@@ -167,8 +175,9 @@ class Rounds:
     The database is emptied for each new stage: nobody else may use it.
     """
 
-    def __init__(self, bootstrap: str, redis_url: str, folder: Path, partitions: int = PARTITIONS) -> None:
-        self._bootstrap, self._redis_url, self._folder, self._partitions = bootstrap, redis_url, folder, partitions
+    def __init__(self, bootstrap: str, redis_url: str, folder: Path, reach_timeout_s: float = REACH_TIMEOUT_S) -> None:
+        self._bootstrap, self._redis_url, self._folder = bootstrap, redis_url, folder
+        self._reach_timeout_s = reach_timeout_s
         self._open: ExitStack | None = None
         self._rounds = 0
 
@@ -202,10 +211,11 @@ class Rounds:
         outcome.records = len(load.sent)
         outcome.seconds = round(time.monotonic() - begun, 2)
         if outcome.problems:
+            outcome.verdict = "violation"
             self._keep_logs(planned.seed)
             self.leave()
         else:
-            stage.pipelines = stage.running
+            stage.forget_the_dead()
         return outcome
 
     def _play(self, planned: Plan, outcome: Outcome) -> None:
@@ -214,7 +224,7 @@ class Rounds:
         victim = stage.process(planned.pace, planned.point)
         victim.is_supervised, victim.may_end = False, True
         fresh = stage.process(planned.pace)
-        records = stories(planned.seed, self._partitions, poison_percent=planned.poison_percent)
+        records = stories(planned.seed, PARTITIONS, poison_percent=planned.poison_percent)
         load.start(records, planned.per_second)
         if planned.point.seam in NEEDS_A_TAIL:
             stage.wait_for_records(RECORDS_AFTERWARDS)
@@ -248,7 +258,7 @@ class Rounds:
             stage.eventually(stage.all_owned, "the company owns all partitions")
 
     def _wait_for_death(self, victim: Pipeline) -> None:
-        deadline = time.monotonic() + REACH_TIMEOUT_S
+        deadline = time.monotonic() + self._reach_timeout_s
         self._stage.eventually(lambda: victim.pid is None or time.monotonic() > deadline, "the victim dies")
 
     def _new_stage(self, seed: int) -> None:
@@ -257,14 +267,14 @@ class Rounds:
         prefix = f"chaos-{seed}-{random.randrange(16**6):06x}-"
         with ExitStack() as stack:
             topics.ensure(
-                {"bootstrap.servers": self._bootstrap}, lambda name: prefix + name, self._partitions, replication=-1
+                {"bootstrap.servers": self._bootstrap}, lambda name: prefix + name, PARTITIONS, replication=-1
             )
             stack.callback(delete_topics, self._bootstrap, prefix)
             with redis.Redis.from_url(self._redis_url) as client:
                 client.flushdb()
             variables = {"STOCKFLOW_LEASE_MS": str(LEASE_MS)}
             self._stage = ChaosStage(
-                self._bootstrap, prefix, self._partitions, self._redis_url, self._folder / prefix, variables
+                self._bootstrap, prefix, PARTITIONS, self._redis_url, self._folder / prefix, variables
             )
             stack.callback(self._stage.close)
             self._load = Sending(self._bootstrap, prefix)
