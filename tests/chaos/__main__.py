@@ -32,6 +32,9 @@ def main(
     record: Annotated[
         Path | None, typer.Option(help="Gets a line per round; rounds that are in it are not played again.")
     ] = None,
+    session_ms: Annotated[
+        int, typer.Option(help="After how long a dead member's partitions are free.", min=1_500)
+    ] = SESSION_MS,
     only: Annotated[str | None, typer.Option(help="One named point for all rounds, such as before:produce.")] = None,
 ) -> None:
     """Kill processes at named points; exit code 1 if anything was not equal afterwards."""
@@ -43,7 +46,7 @@ def main(
     outcomes = recorded(record, range(first, first + rounds))
     seeds = [seed for seed in range(first, first + rounds) if seed not in outcomes]
     columns = [TextColumn("kill rounds"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[tally]}")]
-    with services.own_kafka(heartbeat_ms=HEARTBEAT_MS, session_ms=SESSION_MS) as kafka, services.own_redis() as server:
+    with services.own_kafka(heartbeat_ms=HEARTBEAT_MS, session_ms=session_ms) as kafka, services.own_redis() as server:
         _out.print(f"{kafka.description}, {server.description}, {lanes} lanes; record: {record}", highlight=False)
         with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=_out) as progress:
             bar = progress.add_task("", total=rounds, completed=len(outcomes), tally=tally(outcomes.values()))
@@ -57,7 +60,7 @@ def main(
                     progress.console.print(f"round {outcome.seed}, {outcome.point}: {problem}", highlight=False)
 
             campaign = Campaign((plan(seed, only) for seed in seeds), told)
-            campaign.play(kafka.bootstrap, server.url, folder, lanes, REACH_TIMEOUT_S)
+            campaign.play(kafka.bootstrap, server.url, folder, lanes, session_ms, REACH_TIMEOUT_S)
     _out.print(coverage(outcomes.values()))
     seconds = sum(outcome.seconds for outcome in outcomes.values())
     _out.print(f"a round took {seconds / len(outcomes):.1f} s on average", highlight=False)

@@ -22,12 +22,14 @@ class Campaign:
         self._stopped = threading.Event()
         self._failures: list[BaseException] = []
 
-    def play(self, bootstrap: str, redis_url: str, folder: Path, lanes: int, reach_timeout_s: float) -> None:
+    def play(
+        self, bootstrap: str, redis_url: str, folder: Path, lanes: int, session_ms: int, reach_timeout_s: float
+    ) -> None:
         """Everything that is planned; `told` is called for each round, by one lane at a time."""
         server = redis_url.rpartition("/")[0]
         threads = []
         for lane in range(lanes):
-            rounds = Rounds(bootstrap, f"{server}/{lane}", folder / f"lane-{lane}", reach_timeout_s)
+            rounds = Rounds(bootstrap, f"{server}/{lane}", folder / f"lane-{lane}", session_ms, reach_timeout_s)
             threads.append(threading.Thread(target=self._run, args=(rounds,), name=f"lane-{lane}"))
         for thread in threads:
             thread.start()

@@ -31,14 +31,14 @@ from tests.e2e.verdict import settle
 
 # A dead member's partitions are free after a session; short, since every round waits for one.
 HEARTBEAT_MS = 300
-SESSION_MS = 1_500
-LEASE_MS = 1_200  # One heartbeat below the session.
+SESSION_MS = 2_500
 PARTITIONS = 3
 ROUNDS_PER_STAGE = 6  # Short logs make quick verdicts.
 COMPANY_MAX = 2
 REACH_TIMEOUT_S = 15.0
 LOAD_PER_SECOND = 80
 RECORDS_AFTERWARDS = 15
+TOPIC_ATTEMPTS_MAX = 5
 LINGERS_MS = (0, 0, 0, 3, 20, 60)
 # What may end a process that a busy machine let wait too long; it is started again, as a supervisor would.
 MAY_BE_FATAL = ("SourceFailed: the lease is over", "NewerClaim: ", "DeliveryFailed: ")
@@ -175,9 +175,17 @@ class Rounds:
     The database is emptied for each new stage: nobody else may use it.
     """
 
-    def __init__(self, bootstrap: str, redis_url: str, folder: Path, reach_timeout_s: float = REACH_TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        bootstrap: str,
+        redis_url: str,
+        folder: Path,
+        session_ms: int = SESSION_MS,
+        reach_timeout_s: float = REACH_TIMEOUT_S,
+    ) -> None:
         self._bootstrap, self._redis_url, self._folder = bootstrap, redis_url, folder
         self._reach_timeout_s = reach_timeout_s
+        self._lease_ms = lease_below(session_ms)
         self._open: ExitStack | None = None
         self._rounds = 0
 
@@ -266,13 +274,11 @@ class Rounds:
         self._rounds = 0
         prefix = f"chaos-{seed}-{random.randrange(16**6):06x}-"
         with ExitStack() as stack:
-            topics.ensure(
-                {"bootstrap.servers": self._bootstrap}, lambda name: prefix + name, PARTITIONS, replication=-1
-            )
             stack.callback(delete_topics, self._bootstrap, prefix)
+            make_topics(self._bootstrap, prefix)
             with redis.Redis.from_url(self._redis_url) as client:
                 client.flushdb()
-            variables = {"STOCKFLOW_LEASE_MS": str(LEASE_MS)}
+            variables = {"STOCKFLOW_LEASE_MS": str(self._lease_ms)}
             self._stage = ChaosStage(
                 self._bootstrap, prefix, PARTITIONS, self._redis_url, self._folder / prefix, variables
             )
@@ -288,6 +294,11 @@ class Rounds:
         kept.mkdir(parents=True, exist_ok=True)
         for name, text in self._stage.logs():
             (kept / f"{name}.txt").write_text(text, encoding="utf-8")
+
+
+def lease_below(session_ms: int) -> int:
+    """The longest lease that such sessions allow."""
+    return session_ms - HEARTBEAT_MS
 
 
 def unexpected_ends(stage: Stage) -> list[str]:
@@ -310,6 +321,22 @@ def not_on_the_topic(seen: Mapping[tuple[str, str], set[int]], records: Iterable
     return [
         f"redis: {key} had versions {versions - told[key]}" for key, versions in seen.items() if versions - told[key]
     ]
+
+
+def make_topics(bootstrap: str, prefix: str) -> None:
+    """All topics of a stage; a broker that has other things to do is asked again.
+
+    Raises:
+        KafkaUnreachable: for so many times.
+    """
+    for attempt in range(TOPIC_ATTEMPTS_MAX):
+        try:
+            topics.ensure({"bootstrap.servers": bootstrap}, lambda name: prefix + name, PARTITIONS, replication=-1)
+        except topics.KafkaUnreachable:
+            if attempt == TOPIC_ATTEMPTS_MAX - 1:
+                raise
+        else:
+            return
 
 
 def delete_topics(bootstrap: str, prefix: str) -> None:

@@ -13,7 +13,7 @@ from operations.audit.log import LogRecord
 from schemas.state import CLAIM_KEY, open_envelope
 from schemas.topics import AVAILABILITY, STOCK_STATE
 from stockflow.embedded import KafkaBroker, RedisServer
-from tests.chaos.rounds import LEASE_MS, ChaosStage
+from tests.chaos.rounds import SESSION_MS, ChaosStage, lease_below
 from tests.e2e.load import Sending, stories
 from tests.e2e.verdict import settle
 
@@ -71,7 +71,7 @@ def woken_up_behind_a_new_owner(stage: ChaosStage, seed: int) -> bool:
             lambda: sleeper.metric("stockflow_unacknowledged_records") >= BUFFERED_MIN, "records wait in its buffer"
         )
         sleeper.pause()
-        heir = stage.process({"LEASE_MS": str(LEASE_MS)}).launch()
+        heir = stage.process({"LEASE_MS": str(lease_below(SESSION_MS))}).launch()
         stage.eventually(lambda: heir.owned == stage.partitions, "the heir owns the partition")
         stage.wait_for_records(20)
         foreign = heir.metric("stockflow_foreign_writes_total")

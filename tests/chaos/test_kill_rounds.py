@@ -11,7 +11,7 @@ import pytest
 from stockflow.embedded import KafkaBroker, RedisServer
 from tests.chaos.campaign import Campaign
 from tests.chaos.failpoints import NAMES
-from tests.chaos.rounds import Outcome, Plan, plan
+from tests.chaos.rounds import SESSION_MS, Outcome, Plan, plan
 
 LANES = 3  # A round waits most of its time for a session to end.
 CALLS_MAX = 3  # Soon reached, also where everything is slow.
@@ -26,7 +26,7 @@ def test_a_death_at_any_named_point_loses_nothing_and_counts_nothing_twice(
     """Before and after each seam once: others take over, then log, topic and Redis say the same."""
     outcomes: list[Outcome] = []
     campaign = Campaign([early(plan(seed)) for seed in range(len(NAMES))], outcomes.append)
-    campaign.play(short_sessions.bootstrap, private_redis().url, tmp_path, LANES, REACH_TIMEOUT_S)
+    campaign.play(short_sessions.bootstrap, private_redis().url, tmp_path, LANES, SESSION_MS, REACH_TIMEOUT_S)
     assert [outcome for outcome in outcomes if outcome.problems] == []
     assert [outcome for outcome in outcomes if not outcome.reached] == []
     assert len(outcomes) == len(NAMES)
