@@ -3,8 +3,6 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
-ROUNDS ?= 80
-FROM ?= 0
 export PYTHON
 
 .PHONY: help setup demo test check simulate chaos lock clean
@@ -23,17 +21,18 @@ demo: setup  ## the main job on a real shopping pattern, with its own broker and
 test: setup  ## the whole test suite, on a real Kafka and a real Redis or Valkey
 	@$(BIN)/python -m pytest $(ARGS)
 
-chaos: setup  ## kill processes at named points and check everything after each; ROUNDS=500 FROM=0 ARGS="--lanes 2 --record f"
-	@$(BIN)/python -m tests.chaos --rounds $(ROUNDS) --from $(FROM) $(ARGS)
-
 check: setup  ## lint, format, types and layers
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 
 SEEDS ?= 300
+ROUNDS ?= 80
 FROM ?= 1
 
 simulate: setup  ## the deterministic simulator: SEEDS=20000 FROM=1, or REPLAY=17 for the history of one seed
 	@$(BIN)/python -m tests.simulation $(if $(REPLAY),--replay $(REPLAY),--seeds $(SEEDS) --from $(FROM)) $(ARGS)
+
+chaos: setup  ## kill processes at named points: ROUNDS=500 FROM=1, ARGS="--lanes 2 --record f" to go on later
+	@$(BIN)/python -m tests.chaos --rounds $(ROUNDS) --from $(FROM) $(ARGS)
 
 lock: setup  ## write requirements.lock anew (needs uv)
 	uv pip compile pyproject.toml --all-extras --universal --python-version 3.10 --generate-hashes --no-emit-index-url --no-header -o requirements.lock
