@@ -60,6 +60,8 @@ SEAMS = (
 BY_NAME = {seam.name: seam for seam in SEAMS}
 # These are reached by a process that has partitions and is asked to hand some over.
 NEEDS_A_REVOKE = frozenset({"revoke", "revoke_finish", "revoke_drop"})
+# In company a process may be given one partition only.
+ONCE_PER_PARTITION = frozenset({"claim", "opened"})
 # Only behind a process that died without a last commit is there something to read here.
 NEEDS_A_TAIL = frozenset({"restore_tail"})
 

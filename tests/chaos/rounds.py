@@ -23,7 +23,15 @@ from operations import topics
 from operations.audit.log import LogRecord
 from schemas.topics import AVAILABILITY
 from stockflow.embedded.process import ServerUnavailable
-from tests.chaos.failpoints import BY_NAME, LAST_WORDS, NAMES, NEEDS_A_REVOKE, NEEDS_A_TAIL, Failpoint
+from tests.chaos.failpoints import (
+    BY_NAME,
+    LAST_WORDS,
+    NAMES,
+    NEEDS_A_REVOKE,
+    NEEDS_A_TAIL,
+    ONCE_PER_PARTITION,
+    Failpoint,
+)
 from tests.chaos.watch import RedisWatch
 from tests.e2e.harness import Pipeline, Stage
 from tests.e2e.load import Sending, stories
@@ -63,18 +71,18 @@ def plan(seed: int, name: str | None = None) -> Plan:
     """
     chance = random.Random(seed)
     when, _, seam = (name or NAMES[_shuffled(seed // len(NAMES))[seed % len(NAMES)]]).partition(":")
-    count = chance.randint(1, BY_NAME[seam].calls_max)
-    if chance.random() < 0.3:
-        count = 1
-    company = chance.choice((0, 0, 1, 1, COMPANY_MAX))
+    # In company the victim might have no part in what is asked of it.
+    company = 0 if seam in NEEDS_A_REVOKE | NEEDS_A_TAIL else chance.choice((0, 0, 1, 1, COMPANY_MAX))
+    calls_max = 1 if company and seam in ONCE_PER_PARTITION else BY_NAME[seam].calls_max
+    count = 1 if chance.random() < 0.3 else chance.randint(1, calls_max)
     return Plan(
         seed,
         Failpoint(when, seam, count, chance.choice(LINGERS_MS)),
-        company=0 if seam in NEEDS_A_REVOKE | NEEDS_A_TAIL else company,  # In company it might have no part in it.
+        company=company,
         per_second=chance.choice((LOAD_PER_SECOND // 2, LOAD_PER_SECOND, 2 * LOAD_PER_SECOND)),
         poison_percent=5 if seam == "dead_letter" else chance.choice((1, 1, 5)),
         pace={
-            "COMMIT_INTERVAL_MS": str(chance.choice((20, 100, 200))),
+            "COMMIT_INTERVAL_MS": str(200 if seam in NEEDS_A_TAIL else chance.choice((20, 100, 200))),
             "ROUTINE_INTERVAL_MS": str(chance.choice((0, 50, 250))),
         },
     )
@@ -228,13 +236,16 @@ class Rounds:
 
     def _play(self, planned: Plan, outcome: Outcome) -> None:
         stage, load, begun = self._stage, self._load, time.monotonic()
-        self._gather(planned.company or planned.point.seam in NEEDS_A_TAIL, planned.pace)
+        leaves_a_tail = planned.point.seam in NEEDS_A_TAIL
+        if leaves_a_tail:
+            stage.stop(*stage.running)
+        self._gather(1 if leaves_a_tail else planned.company, planned.pace)
         victim = stage.process(planned.pace, planned.point)
         victim.is_supervised, victim.may_end = False, True
         fresh = stage.process(planned.pace)
         records = stories(planned.seed, PARTITIONS, poison_percent=planned.poison_percent)
         load.start(records, planned.per_second)
-        if planned.point.seam in NEEDS_A_TAIL:
+        if leaves_a_tail:
             stage.wait_for_records(RECORDS_AFTERWARDS)
             stage.running[0].kill()
         victim.launch()
