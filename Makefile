@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 export PYTHON
 
-.PHONY: help setup demo test fuzz check simulate soak lock clean
+.PHONY: help setup demo test fuzz check simulate soak chaos lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -30,6 +30,7 @@ check: setup  ## lint, format, types and layers
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 
 SEEDS ?= 300
+ROUNDS ?= 80
 FROM ?= 1
 
 simulate: setup  ## the deterministic simulator: SEEDS=20000 FROM=1, or REPLAY=17 for the history of one seed
@@ -37,6 +38,8 @@ simulate: setup  ## the deterministic simulator: SEEDS=20000 FROM=1, or REPLAY=1
 
 soak: setup  ## 30 minutes of load and faults on a million balances: leaks, drift, exactness; ARGS="--minutes 2 --balances 20000"
 	@$(BIN)/python -m tests.soak $(ARGS)
+chaos: setup  ## kill processes at named points: ROUNDS=500 FROM=1, ARGS="--lanes 2 --record f" to go on later
+	@$(BIN)/python -m tests.chaos --rounds $(ROUNDS) --from $(FROM) $(ARGS)
 
 lock: setup  ## write requirements.lock anew (needs uv)
 	uv pip compile pyproject.toml --all-extras --universal --python-version 3.10 --generate-hashes --no-emit-index-url --no-header -o requirements.lock

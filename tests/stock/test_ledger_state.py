@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from stock import commitments
 from stock.commitments import hold_key, line_key
-from stock.ledger import JOURNAL_PREFIX, OUTCOMES_KEY, Ledger, decode_totals
+from stock.ledger import JOURNAL_PREFIX, OUTCOMES_KEY, Ledger, LimitReached, decode_totals
 from stock.policies import Policies
 from tests.stock.facts import KEY, Desk, fact, hold, told, us
 
@@ -72,6 +73,59 @@ def test_a_restored_ledger_goes_on() -> None:
     assert again.tell(fact("wms.count", 4, 20)) == ["applied"]
     assert again.record().on_hand == 18, "the sale after the count counts on top"
     assert again.record(seconds=900).committed == 1, "the hold ends, the allocation stays"
+
+
+def test_a_replayed_record_that_was_not_admitted_is_refused_again() -> None:
+    """Its count is durable, but its dead letter may have been lost with the process."""
+
+    class NotHere(Exception):
+        pass
+
+    def admit(sku: str, location: str) -> None:
+        if location == "B":
+            raise NotHere
+
+    state: State = {}
+    sale, stranger = fact("pos.sale", 1, 1), fact("pos.sale", 2, 1, location="B")
+    desk = Desk(Ledger(Policies(), admit=admit))
+    desk.tell(sale)
+    with pytest.raises(NotHere):
+        desk.tell(stranger)
+    assert desk.ledger.refuse(0, 1) is True
+    write(state, desk)
+
+    again = Desk(Ledger(Policies(), admit=admit))
+    again.ledger.restore(dict(state), (), us(10))
+    assert again.tell(sale) == [None]
+    with pytest.raises(NotHere):
+        again.tell(stranger)
+    assert again.ledger.refuse(0, 1) is False, "it is counted already"
+    assert again.ledger.totals.by_outcome == desk.ledger.totals.by_outcome
+
+
+@pytest.mark.parametrize("upto", [None, -1], ids=["all is durable", "all but the totals is durable"])
+def test_a_replayed_record_beyond_a_limit_is_refused_again(monkeypatch: pytest.MonkeyPatch, upto: int | None) -> None:
+    """Also where a later fact of the same balance has had its effect."""
+    monkeypatch.setattr(commitments, "ORDERS_PER_SKU_MAX", 1)
+    state: State = {}
+    first, one_too_many, release = hold(1, 2), hold(2, 2, reservation="Q"), fact("reservation.released", 3, 1)
+    desk = told(first)
+    with pytest.raises(LimitReached):
+        desk.tell(one_too_many)
+    desk.ledger.refuse(2, 1)
+    desk.next[2] = 2
+    desk.tell(release)
+    write(state, desk, upto)
+
+    again = taken_over(state)
+    again.tell(first)
+    with pytest.raises(LimitReached):
+        again.tell(one_too_many)
+    again.ledger.refuse(2, 1)
+    again.next[2] = 2
+    again.tell(release)
+    assert again.ledger.totals.by_outcome == desk.ledger.totals.by_outcome
+    assert again.record() == desk.record()
 
 
 def test_a_replay_of_what_is_durable_has_no_outcome() -> None:
