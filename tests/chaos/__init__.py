@@ -1,0 +1,1 @@
+"""The whole program under faults: processes killed at named points, rounds that record what came of it."""
