@@ -33,6 +33,7 @@ WELL_TIMEOUT_S = 90.0
 LOOK_INTERVAL_S = 0.05
 ANSWER_TIMEOUT_S = 2.0
 REDIS_TIMEOUT_S = 1.0
+ARRIVALS_KEPT = 2_000  # Per key: more than come in the longest outage here.
 
 
 @dataclass
@@ -94,8 +95,9 @@ class Watch:
         self._topic, self._view, self._lag = Health(NOTICED_S), Health(NOTICED_S), Health(BEHIND_S * self.per_second)
         self._arrived_at = dict.fromkeys(range(self.stage.partitions), time.monotonic())
         self._newest: dict[str, int] = {}
-        self._unseen: dict[str, deque[tuple[int, float]]] = {}
+        self._arrivals: dict[str, deque[tuple[int, float]]] = {}  # version and when it came, by key
         self._shown: dict[str, int] = {}
+        self._missing_since: dict[str, float] = {}
         self._told: set[tuple[str, int]] = set()
         self._seen_in_redis: set[tuple[str, int]] = set()
         self._ending = threading.Event()
@@ -173,14 +175,14 @@ class Watch:
     def _take(self, key: str, version: int) -> None:
         if version > self._newest.get(key, -1):
             self._newest[key] = version
-            self._unseen.setdefault(key, deque()).append((version, time.monotonic()))
+            self._arrivals.setdefault(key, deque(maxlen=ARRIVALS_KEPT)).append((version, time.monotonic()))
 
     def _watch_view(self) -> None:
         while not self._ending.wait(LOOK_INTERVAL_S):
             known = sorted({key.partition("|")[0] for key in list(self._newest)})
             self._look_at_view(known)
-            waiting = [unseen[0][1] for unseen in list(self._unseen.values()) if unseen]
-            self._view.note(time.monotonic() - min(waiting) if waiting else 0.0)
+            now = time.monotonic()
+            self._view.note(max((self._age(key, now) for key in list(self._newest)), default=0.0))
 
     def _look_at_view(self, skus: list[str]) -> None:
         assert self.stage.redis_url is not None
@@ -192,19 +194,25 @@ class Watch:
                 found = pipeline.execute()
         except redis.RedisError:
             return  # What nobody can read gets older.
+        there = {}
         for sku, fields in zip(skus, found, strict=True):
             for location, value in fields.items():
-                self._show(f"{sku}|{location.decode()}", _version(value))
+                there[f"{sku}|{location.decode()}"] = _version(value)
+        for key, version in there.items():
+            if version < self._shown.get(key, -1) and not self.view_may_fall:
+                self.problems.append(f"Redis went back: {key} from {self._shown[key]} to {version}")
+        now = time.monotonic()
+        self._missing_since = {key: self._missing_since.get(key, now) for key in self._shown.keys() - there.keys()}
+        self._shown |= there
+        self._seen_in_redis |= set(there.items())
 
-    def _show(self, key: str, version: int) -> None:
-        before = self._shown.get(key, -1)
-        if version < before and not self.view_may_fall:
-            self.problems.append(f"Redis went back: {key} from {before} to {version}")
-        self._shown[key] = version
-        self._seen_in_redis.add((key, version))
-        unseen = self._unseen.get(key)
-        while unseen and unseen[0][0] <= version:
-            unseen.popleft()
+    def _age(self, key: str, now: float) -> float:
+        """How long there has been something newer than what Redis shows; or how long a value has been missing."""
+        if key in self._missing_since:
+            return now - self._missing_since[key]
+        shown = self._shown.get(key, -1)
+        newer = (arrived_at for version, arrived_at in list(self._arrivals[key]) if version > shown)
+        return now - next(newer, now)
 
     def _watch_lag(self) -> None:
         ask = _Lag(self.stage)
