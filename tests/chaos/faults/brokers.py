@@ -128,12 +128,6 @@ class Cluster:
         for node in self.nodes:
             node.close()
 
-    @property
-    def controller(self) -> Node:
-        """The node that leads the quorum."""
-        described = self._admin().describe_cluster(request_timeout=REQUEST_TIMEOUT_S).result()
-        return self.nodes[described.controller.id - 1]
-
     def led_by(self, node: Node, prefix: str) -> int:
         """How many partitions of topics with this prefix a node leads."""
         return sum(
@@ -160,14 +154,17 @@ class Cluster:
             if name.startswith(prefix)
             for number in topic.partitions
         ]
-        self._admin().elect_leaders(ElectionType.PREFERRED, places, request_timeout=REQUEST_TIMEOUT_S).result()
+        admin = self._admin()
+        admin.elect_leaders(ElectionType.PREFERRED, places, request_timeout=REQUEST_TIMEOUT_S).result()
 
     def _admin(self) -> AdminClient:
+        """A new client; it has to live until its answers are there."""
         alive = ",".join(node.bootstrap for node in self.nodes if node.pid is not None)
         return AdminClient({"bootstrap.servers": alive, "log_level": 0})
 
     def _metadata(self) -> Any:
-        return self._admin().list_topics(timeout=REQUEST_TIMEOUT_S)
+        admin = self._admin()
+        return admin.list_topics(timeout=REQUEST_TIMEOUT_S)
 
     def _eventually(self, condition: Callable[[], bool], text: str) -> None:
         def holds() -> bool:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
 from tests.chaos.faults.conftest import LEASE
 from tests.chaos.faults.watch import Watch
-from tests.e2e.harness import Stage
+from tests.e2e.harness import Pipeline, Stage
+from tests.e2e.load import utc_now
+from tests.oracle import expected
 
 pytestmark = [pytest.mark.kafka, pytest.mark.redis]
 
 PARTITIONS = 6
+SKEWED = Path(__file__).with_name("skewed.py")
 
 
 @pytest.mark.parametrize("asleep_s", [pytest.param(8, id="8s"), pytest.param(30, id="30s", marks=pytest.mark.long)])
@@ -61,3 +67,49 @@ def test_processes_scale_and_are_rolled_over_without_anyone_noticing_much(
         on.wait_for_owners(PARTITIONS)
     seen.judge()
     assert [len(pipeline.logged("starting")) for pipeline in on.pipelines] == [1] * 6
+
+
+def test_clocks_that_differ_by_minutes_shift_the_end_of_holds_and_nothing_else(
+    stage: Callable[..., Stage], watch: Callable[..., Watch]
+) -> None:
+    """Holds end by the owner's clock: three minutes ahead, one behind, and right again after each takeover."""
+    on = stage(PARTITIONS, **LEASE)
+    right = on.pipeline().start()
+    seen = watch(on, seed=103).start()
+    ahead = in_another_time(on.pipeline(), timedelta(minutes=3))
+    with seen.fault("an owner 3 minutes ahead joins, then has all"):
+        ahead.start()
+        on.wait_for_owners(3, 3)
+        seen.wait(2.0)
+        on.stop(right)
+        on.wait_for_owners(PARTITIONS)
+    seen.rest(skew=timedelta(minutes=3))
+    assert differs(seen, timedelta(minutes=3)), "no hold ends within these minutes: this proves nothing"
+    seen.go_on()
+    behind = in_another_time(on.pipeline(), timedelta(minutes=-1))
+    with seen.fault("killed, replaced by one 1 minute behind"):
+        behind.start()
+        on.wait_for_owners(3, 3)
+        ahead.kill()
+        on.wait_for_owners(PARTITIONS)
+    seen.rest(skew=timedelta(minutes=-1))
+    assert differs(seen, timedelta(minutes=-1)), "no hold ended within this minute: this proves nothing"
+    seen.go_on()
+    with seen.fault("replaced by one whose clock is right"):
+        on.pipeline().start()
+        on.wait_for_owners(3, 3)
+        on.stop(behind)
+        on.wait_for_owners(PARTITIONS)
+    seen.judge()
+
+
+def in_another_time(pipeline: Pipeline, skew: timedelta) -> Pipeline:
+    """The same program with a wall clock that is so far ahead."""
+    pipeline.program = [sys.executable, str(SKEWED), str(int(skew.total_seconds() * 1_000))]
+    return pipeline
+
+
+def differs(seen: Watch, skew: timedelta) -> bool:
+    """Whether a clock that is so far ahead makes a difference now."""
+    now, facts, settings = utc_now(), seen.load.facts, seen.load.settings
+    return expected(facts, settings, now) != expected(facts, settings, now + skew)

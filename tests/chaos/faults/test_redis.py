@@ -15,7 +15,8 @@ from tests.chaos.faults.conftest import LEASE
 from tests.chaos.faults.network import Proxy
 from tests.chaos.faults.watch import Watch
 from tests.e2e.harness import Pipeline, Stage
-from tests.e2e.load import SKUS_PER_PARTITION
+from tests.e2e.load import SKUS_PER_PARTITION, Sending, stories
+from tests.e2e.verdict import settle
 
 pytestmark = [pytest.mark.kafka, pytest.mark.redis]
 
@@ -64,6 +65,26 @@ def test_redis_down_wiped_hanging_full_or_read_only_never_holds_up_the_topic(
     assert [fault for fault in outages if fault.silence > OUTAGE_S] == [], "the topic waited for Redis"
     seen.judge()
     assert view_size(server) == SKUS_PER_PARTITION * on.partitions
+
+
+def test_a_wiped_view_is_complete_again_without_any_new_event(
+    stage: Callable[..., Stage],
+    sending: Callable[[Stage], Sending],
+    private_redis: Callable[..., RedisServer],
+) -> None:
+    """FLUSHALL at rest: what was published long ago is in Redis again, though nothing happens in the shops."""
+    server = private_redis()
+    on = stage(redis_url=server.url)
+    load = sending(on)
+    on.pipeline().start()
+    load.start(stories(seed=22, partitions=on.partitions), per_second=300)
+    on.wait_for_records(100)
+    settle(on, load)
+    before = view_size(server)
+    with redis.Redis.from_url(server.url) as client:
+        client.flushall()
+    settle(on, load)
+    assert view_size(server) == before
 
 
 def test_a_failover_to_an_older_replica_is_made_good(

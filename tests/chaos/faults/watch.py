@@ -9,9 +9,10 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 import msgspec
 import redis
@@ -29,7 +30,7 @@ PER_PARTITION_AND_SECOND = 30
 NOTICED_S = 1.0
 BEHIND_S = 2.0  # Commits come in cuts: so many seconds of load may be uncommitted when nothing is wrong.
 WELL_FOR_S = 1.5
-WELL_TIMEOUT_S = 90.0
+WELL_TIMEOUT_S = 150.0
 LOOK_INTERVAL_S = 0.05
 ANSWER_TIMEOUT_S = 2.0
 REDIS_TIMEOUT_S = 1.0
@@ -98,7 +99,6 @@ class Watch:
         self._arrivals: dict[str, deque[tuple[int, float]]] = {}  # version and when it came, by key
         self._shown: dict[str, int] = {}
         self._missing_since: dict[str, float] = {}
-        self._told: set[tuple[str, int]] = set()
         self._seen_in_redis: set[tuple[str, int]] = set()
         self._ending = threading.Event()
         looks = (self._watch_topic, self._watch_view, self._watch_lag)
@@ -130,15 +130,27 @@ class Watch:
         fault.view_after = self._view.well_after(fault.healed_at)
         self.report.append(fault)
 
+    def rest(self, *, late_records: bool = False, skew: timedelta = timedelta(0)) -> None:
+        """Let everything come to rest, and the whole verdict; `go_on` sends again."""
+        settle(self.stage, self.load, late_records=late_records, skew=skew)
+
+    def go_on(self) -> None:
+        """Send again, other stories, and wait until all is well."""
+        self.seed += 1
+        self.load.start(stories(seed=self.seed, partitions=self.stage.partitions), self.per_second)
+        self._wait_until_well("after a rest")
+
     def judge(self, *, late_records: bool = False) -> None:
         """The whole verdict, and that Redis has never shown anything that the topic does not have."""
         self.close()
-        settle(self.stage, self.load, late_records=late_records)
-        for record in self.stage.read(AVAILABILITY):
-            if record.value is not None:
-                self._told.add(((record.key or b"").decode(), _version(record.value)))
-        unknown = self._seen_in_redis - self._told
-        problems = [*self.problems, *(f"Redis had {key} version {version}" for key, version in sorted(unknown))]
+        self.rest(late_records=late_records)
+        told = {
+            ((record.key or b"").decode(), _version(record.value))
+            for record in self.stage.read(AVAILABILITY)
+            if record.value is not None
+        }
+        unknown = sorted(self._seen_in_redis - told)
+        problems = [*self.problems, *(f"Redis had {key} version {version}" for key, version in unknown)]
         assert not problems, f"{len(problems)} things that no reader may see:\n" + "\n".join(problems[:20])
 
     def close(self) -> None:
@@ -230,21 +242,13 @@ class Watch:
             last = max(since, self._topic.unwell_at, self._view.unwell_at, self._lag.unwell_at)
             return time.monotonic() - last > WELL_FOR_S
 
-        def how() -> str:
-            return f"all is well {text}"
-
-        self._eventually(well, how)
-
-    def _eventually(self, condition: Callable[[], bool], text: Callable[[], str]) -> None:
         try:
-            self.stage.eventually(condition, text(), WELL_TIMEOUT_S)
+            self.stage.eventually(well, f"all is well {text}", WELL_TIMEOUT_S)
         except AssertionError as error:
             now = time.monotonic()
-            state = {name: f"{now - h.unwell_at:.1f} s ago" for name, h in self._healths().items() if h.unwell_at}
+            healths = {"topic": self._topic, "Redis": self._view, "commits": self._lag}
+            state = {name: f"{now - health.unwell_at:.1f} s ago" for name, health in healths.items()}
             raise type(error)(f"{error}; last unwell: {state}") from error
-
-    def _healths(self) -> dict[str, Health]:
-        return {"topic": self._topic, "Redis": self._view, "commits": self._lag}
 
 
 class _Lag:
