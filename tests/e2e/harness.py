@@ -26,7 +26,7 @@ from stockflow.embedded.process import LOOPBACK, OwnedServer, free_port
 POLL_INTERVAL_S = 0.05
 PROBE_TIMEOUT_S = 2.0
 KAFKA_TIMEOUT_S = 10.0
-READY_TIMEOUT_S = 45.0
+READY_TIMEOUT_S = 90.0
 QUIET_TIMEOUT_S = 60.0
 LOG_LINES_SHOWN = 80
 _FRAME = re.compile(r"\s+(\d+: |at )")

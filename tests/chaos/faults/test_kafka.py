@@ -17,7 +17,7 @@ from tests.chaos.faults.disk import BrokerOnSmallDisk, SmallDisk
 from tests.chaos.faults.watch import Watch
 from tests.e2e.harness import Stage
 
-pytestmark = [pytest.mark.kafka, pytest.mark.redis]
+pytestmark = [pytest.mark.kafka, pytest.mark.redis, pytest.mark.timeout(900)]
 
 PARTITIONS = 6
 
@@ -124,5 +124,4 @@ def test_a_broker_whose_disk_is_full_loses_nothing_that_counts(
         disk.free()
         broker.start()
         fault.healed()
-        on.eventually(lambda: all(one.is_ready for one in on.pipelines), "all are ready, or restarted and ready")
     seen.judge(late_records=True)

@@ -13,7 +13,7 @@ from tests.chaos.faults.network import Proxy
 from tests.chaos.faults.watch import Watch
 from tests.e2e.harness import Stage
 
-pytestmark = [pytest.mark.kafka, pytest.mark.redis]
+pytestmark = [pytest.mark.kafka, pytest.mark.redis, pytest.mark.timeout(900)]
 
 PARTITIONS = 6
 SHORT_S = 1.5  # Well within the lease of four seconds.

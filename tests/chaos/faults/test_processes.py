@@ -15,7 +15,7 @@ from tests.e2e.harness import Pipeline, Stage
 from tests.e2e.load import utc_now
 from tests.oracle import expected
 
-pytestmark = [pytest.mark.kafka, pytest.mark.redis]
+pytestmark = [pytest.mark.kafka, pytest.mark.redis, pytest.mark.timeout(900)]
 
 PARTITIONS = 6
 SKEWED = Path(__file__).with_name("skewed.py")

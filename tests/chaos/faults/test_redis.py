@@ -18,7 +18,7 @@ from tests.e2e.harness import Pipeline, Stage
 from tests.e2e.load import SKUS_PER_PARTITION, Sending, stories
 from tests.e2e.verdict import settle
 
-pytestmark = [pytest.mark.kafka, pytest.mark.redis]
+pytestmark = [pytest.mark.kafka, pytest.mark.redis, pytest.mark.timeout(900)]
 
 OUTAGE_S = 3.0
 SENTINEL_DOWN_MS = 1_000
