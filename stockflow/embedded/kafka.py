@@ -110,6 +110,7 @@ class KafkaBroker(OwnedServer):
         self.port, self._controller_port = free_port(), free_port()
         self._heap_mb = heap_mb
         self._format_arguments = tuple(format_arguments)
+        self._cluster_id = new_cluster_id()
         self._properties = {
             **_PROPERTIES,
             "group.consumer.heartbeat.interval.ms": str(heartbeat_ms),
@@ -154,8 +155,7 @@ class KafkaBroker(OwnedServer):
         self._properties_file.write_text(text, encoding="utf-8")
         if (self._data / "meta.properties").exists():
             return
-        cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "A")
-        arguments = ["format", "-t", cluster, "-c", str(self._properties_file), *self._format_arguments]
+        arguments = ["format", "-t", self._cluster_id, "-c", str(self._properties_file), *self._format_arguments]
         command = self._java_command("-Xmx128m", "-XX:+UseSerialGC", "kafka.tools.StorageTool", *arguments)
         done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         if done.returncode != 0:
@@ -171,6 +171,11 @@ class KafkaBroker(OwnedServer):
     def _answers(self) -> bool:
         """Accepts connections; a KRaft broker opens its port only once it has registered and caught up."""
         return accepts_connections(self.port)
+
+
+def new_cluster_id() -> str:
+    """An id as Kafka wants it: 16 bytes in its own base64, never with a dash in front."""
+    return urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "A")
 
 
 def find_java() -> str:

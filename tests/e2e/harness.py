@@ -26,7 +26,7 @@ from stockflow.embedded.process import LOOPBACK, OwnedServer, free_port
 POLL_INTERVAL_S = 0.05
 PROBE_TIMEOUT_S = 2.0
 KAFKA_TIMEOUT_S = 10.0
-READY_TIMEOUT_S = 45.0
+READY_TIMEOUT_S = 90.0
 QUIET_TIMEOUT_S = 60.0
 LOG_LINES_SHOWN = 80
 _FRAME = re.compile(r"\s+(\d+: |at )")
@@ -41,6 +41,7 @@ class Pipeline(OwnedServer):
 
     `exit_code` is how the last run ended, negative for a signal, None while it runs. While something is waited for,
     a process that ends by itself fails the test, unless it `may_end`; one that `is_supervised` is started again.
+    `program` is what runs: another one than `stockflow run` for a test that changes it.
     """
 
     name = "pipeline"
@@ -52,6 +53,7 @@ class Pipeline(OwnedServer):
         self.port = free_port()
         self.may_end = False
         self.is_supervised = False
+        self.program = [sys.executable, "-m", "stockflow", "run"]
         self._environment = {**environment, "STOCKFLOW_METRICS_PORT": str(self.port)}
         self._waits = True
         self._exit_code: int | None = None
@@ -125,7 +127,7 @@ class Pipeline(OwnedServer):
 
     def _command(self) -> list[str]:
         variables = [f"{name}={value}" for name, value in self._environment.items()]
-        return ["/usr/bin/env", *variables, sys.executable, "-m", "stockflow", "run"]
+        return ["/usr/bin/env", *variables, *self.program]
 
     def _answers(self) -> bool:
         return not self._waits or self.is_ready

@@ -27,7 +27,14 @@ DIFFERENCES_SHOWN = 20
 LETTER_HEADERS = tuple(f"dead-letter.{name}" for name in ("reason", "detail", "topic", "partition", "offset", "at"))
 
 
-def settle(stage: Stage, sending: Sending, *, with_redis: bool = True, late_records: bool = False) -> AuditReport:
+def settle(
+    stage: Stage,
+    sending: Sending,
+    *,
+    with_redis: bool = True,
+    late_records: bool = False,
+    skew: timedelta = timedelta(0),
+) -> AuditReport:
     """Let everything come to rest and compare; every difference that stays fails the test.
 
     Args:
@@ -35,6 +42,7 @@ def settle(stage: Stage, sending: Sending, *, with_redis: bool = True, late_reco
         sending: all that was sent.
         with_redis: whether there is a Redis to compare with.
         late_records: whether a fenced writer may have left records, each followed by a newer one.
+        skew: how far the clock of all owners is ahead; holds end by it.
 
     Returns:
         The audit's report, equal and complete.
@@ -43,7 +51,7 @@ def settle(stage: Stage, sending: Sending, *, with_redis: bool = True, late_reco
     stage.wait_until_committed()
     deadline = time.monotonic() + SETTLE_TIMEOUT_S
     while True:
-        report, problems = compare(stage, sending, with_redis)
+        report, problems = compare(stage, sending, with_redis, skew)
         if not problems or time.monotonic() > deadline:
             break
         time.sleep(POLL_INTERVAL_S)
@@ -55,13 +63,15 @@ def settle(stage: Stage, sending: Sending, *, with_redis: bool = True, late_reco
     return report
 
 
-def compare(stage: Stage, sending: Sending, with_redis: bool) -> tuple[AuditReport, list[str]]:
+def compare(
+    stage: Stage, sending: Sending, with_redis: bool, skew: timedelta = timedelta(0)
+) -> tuple[AuditReport, list[str]]:
     """The three-way comparison as it stands now."""
-    before = utc_now()
+    before = utc_now() + skew
     report = audit(stage.client_config, stage.topic, stage.redis_url if with_redis else None, before)
     newest = newest_records(stage.read(AVAILABILITY))
     problems = [f"audit: {text}" for text in report.differences]
-    problems += [f"oracle: {text}" for text in oracle_problems(sending, newest, before - FLUX, utc_now() + FLUX)]
+    problems += [f"oracle: {text}" for text in oracle_problems(sending, newest, before - FLUX, utc_now() + skew + FLUX)]
     if report.events != len(sending.keyed):
         problems.append(f"the log holds {report.events} events, {len(sending.keyed)} were sent")
     return report, problems

@@ -1,0 +1,115 @@
+"""Processes that hang, are rolled over, scaled, or live in another time, while events flow."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.faults.conftest import LEASE
+from tests.chaos.faults.watch import Watch
+from tests.e2e.harness import Pipeline, Stage
+from tests.e2e.load import utc_now
+from tests.oracle import expected
+
+pytestmark = [pytest.mark.kafka, pytest.mark.redis, pytest.mark.timeout(900)]
+
+PARTITIONS = 6
+SKEWED = Path(__file__).with_name("skewed.py")
+
+
+@pytest.mark.parametrize("asleep_s", [pytest.param(8, id="8s"), pytest.param(30, id="30s", marks=pytest.mark.long)])
+def test_a_process_that_hangs_is_replaced_and_does_no_harm_when_it_wakes(
+    stage: Callable[..., Stage], watch: Callable[..., Watch], asleep_s: int
+) -> None:
+    """SIGSTOP of one of two: the other has all partitions after a session, and the sleeper ends when it wakes."""
+    on = stage(PARTITIONS, **LEASE)
+    sleeper, heir = on.pipeline().start(), on.pipeline().start()
+    on.wait_for_owners(3, 3)
+    seen = watch(on, seed=101).start()
+    sleeper.may_end = True
+    with seen.fault(f"process hangs {asleep_s} s (SIGSTOP)") as fault:
+        sleeper.pause()
+        seen.wait(asleep_s)
+        on.eventually(lambda: heir.owned == PARTITIONS, "the other process owns all")
+        sleeper.resume()
+        fault.healed()
+        on.eventually(lambda: sleeper.exit_code is not None or sleeper.owned > 0, "it ended, or joined again")
+    seen.judge(late_records=True)
+    assert sleeper.exit_code in (None, 1)
+    assert heir.pid is not None
+
+
+def test_processes_scale_and_are_rolled_over_without_anyone_noticing_much(
+    stage: Callable[..., Stage], watch: Callable[..., Watch]
+) -> None:
+    """1 -> 3, each of the three replaced in turn, one killed, 3 -> 2, all under load; the rest never restart."""
+    on = stage(PARTITIONS, **LEASE)
+    first = on.pipeline().start()
+    seen = watch(on, seed=102).start()
+    with seen.fault("scale 1 -> 3"):
+        running = [first, on.pipeline().launch(), on.pipeline().launch()]
+        on.wait_for_owners(2, 2, 2)
+    for number, old in enumerate(tuple(running), 1):
+        with seen.fault(f"rolling restart, {number} of 3"):
+            running.remove(old)
+            running.append(on.pipeline().start())
+            on.stop(old)
+            on.wait_for_owners(2, 2, 2)
+    with seen.fault("one of 3 killed, 3 -> 2"):
+        running.pop(0).kill()
+        on.wait_for_owners(3, 3)
+    with seen.fault("scale 2 -> 1 (SIGTERM)"):
+        on.stop(running.pop(0))
+        on.wait_for_owners(PARTITIONS)
+    seen.judge()
+    assert [len(pipeline.logged("starting")) for pipeline in on.pipelines] == [1] * 6
+
+
+def test_clocks_that_differ_by_minutes_shift_the_end_of_holds_and_nothing_else(
+    stage: Callable[..., Stage], watch: Callable[..., Watch]
+) -> None:
+    """Holds end by the owner's clock: three minutes ahead, one behind, and right again after each takeover."""
+    on = stage(PARTITIONS, **LEASE)
+    right = on.pipeline().start()
+    seen = watch(on, seed=103).start()
+    ahead = in_another_time(on.pipeline(), timedelta(minutes=3))
+    with seen.fault("an owner 3 minutes ahead joins, then has all"):
+        ahead.start()
+        on.wait_for_owners(3, 3)
+        seen.wait(2.0)
+        on.stop(right)
+        on.wait_for_owners(PARTITIONS)
+    seen.rest(skew=timedelta(minutes=3))
+    assert differs(seen, timedelta(minutes=3)), "no hold ends within these minutes: this proves nothing"
+    seen.go_on()
+    behind = in_another_time(on.pipeline(), timedelta(minutes=-1))
+    with seen.fault("killed, replaced by one 1 minute behind"):
+        behind.start()
+        on.wait_for_owners(3, 3)
+        ahead.kill()
+        on.wait_for_owners(PARTITIONS)
+    seen.rest(skew=timedelta(minutes=-1))
+    assert differs(seen, timedelta(minutes=-1)), "no hold ended within this minute: this proves nothing"
+    seen.go_on()
+    with seen.fault("replaced by one whose clock is right"):
+        on.pipeline().start()
+        on.wait_for_owners(3, 3)
+        on.stop(behind)
+        on.wait_for_owners(PARTITIONS)
+    seen.judge()
+
+
+def in_another_time(pipeline: Pipeline, skew: timedelta) -> Pipeline:
+    """The same program with a wall clock that is so far ahead."""
+    pipeline.program = [sys.executable, str(SKEWED), str(int(skew.total_seconds() * 1_000))]
+    return pipeline
+
+
+def differs(seen: Watch, skew: timedelta) -> bool:
+    """Whether a clock that is so far ahead makes a difference now."""
+    now, facts, settings = utc_now(), seen.load.facts, seen.load.settings
+    return expected(facts, settings, now) != expected(facts, settings, now + skew)
