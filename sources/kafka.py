@@ -383,8 +383,8 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
         self._owe_settings(partition, assignment, self._settings.refused)
         self._count_owned()
         self._commits.opened(self._clock())
-        self._held_back = False
-        self._consumer.resume([TopicPartition(topic, partition) for topic in self._options.topics])
+        if not self._held_back:  # else it is resumed with all others
+            self._consumer.resume([TopicPartition(topic, partition) for topic in self._options.topics])
 
     def _resolve_positions(self, partition: int, assignment: _Assignment, bounds: Bounds) -> None:
         """Turn the log's start into a number, and check that a committed position is inside the log.

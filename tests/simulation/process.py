@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from dataflows.availability import PublishSink
 from dataflows.keep_balances import Changes, KeepBalances
 from schemas.records import moment
+from sinks.redis_view import _State
 from sources.arrivals import Arrival
 from stockflow.run import Pipeline, Surroundings
 from stockflow.settings import Settings
@@ -128,6 +129,13 @@ class Process:
                 for outlet in publisher.outlets.values()
             )
         )
+
+    @property
+    def view_is_current(self) -> bool:
+        """Whether Redis has all that was acknowledged, and its markers say so."""
+        view = self.pipeline.view
+        shares = view._shares.values()
+        return view.stats.connected and not view.stats.backlog and all(s.state is _State.CURRENT for s in shares)
 
     def _turn(self) -> None:
         items = self.pipeline.reader.next_batch()

@@ -495,7 +495,7 @@ class Simulation:
                 return f"{process.host.name} has ended: {process.ended}"
             if not process.resting:
                 return f"{process.host.name} has work under way"
-            if process.pipeline.view.stats.backlog or not process.pipeline.view.stats.connected:
+            if not process.view_is_current:
                 return f"{process.host.name} has not written all to Redis"
         owned = sum(len(process.pipeline.publisher.outlets) for process in self.processes)
         if owned != self.plan.partitions:

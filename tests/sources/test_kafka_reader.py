@@ -28,6 +28,7 @@ class FakeConsumer:
     def __init__(self, config: dict[str, Any]) -> None:
         self.assign_callback: Callable[..., None] = lambda *_: None
         self.resumed: list[int] = []
+        self.paused: set[int] = set()
         self.polls = 0
         FakeConsumer.made.append(self)
 
@@ -39,10 +40,12 @@ class FakeConsumer:
 
     def incremental_assign(self, partitions: list[TopicPartition]) -> None: ...
 
-    def pause(self, partitions: list[TopicPartition]) -> None: ...
+    def pause(self, partitions: list[TopicPartition]) -> None:
+        self.paused |= {tp.partition for tp in partitions}
 
     def resume(self, partitions: list[TopicPartition]) -> None:
         self.resumed += sorted({tp.partition for tp in partitions})
+        self.paused -= {tp.partition for tp in partitions}
 
     def position(self, partitions: list[TopicPartition]) -> list[TopicPartition]:
         return [TopicPartition(tp.topic, tp.partition, 0) for tp in partitions]
@@ -83,7 +86,7 @@ class FakeBounds:
 
 
 class FakeOutgoing:
-    """Always has room."""
+    """Has room as long as the test says so."""
 
     has_room, waiting = True, False
 
@@ -138,3 +141,19 @@ def test_partitions_restored_together_are_opened_one_per_turn(reader: EventsRead
     assert opened == [["0"], ["1"], ["2"]]
     assert consumer.resumed == [0, 1, 2]
     assert reader.stats.owned == PARTITIONS
+
+
+def test_a_partition_that_opens_while_input_is_held_back_waits_with_the_others(
+    reader: EventsReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And all of them go on together once there is room again: none is forgotten (found by the simulator)."""
+    consumer = FakeConsumer.made[0]
+    reader.next_batch()
+    assert consumer.paused == {1, 2}
+    monkeypatch.setattr(FakeOutgoing, "has_room", False)
+    reader.next_batch()
+    reader.next_batch()
+    assert consumer.paused == {0, 1, 2}
+    monkeypatch.setattr(FakeOutgoing, "has_room", True)
+    reader.next_batch()
+    assert consumer.paused == set()
