@@ -268,7 +268,7 @@ def _die(error: BaseException) -> NoReturn:
     last_resort.daemon = True
     last_resort.start()
     cause = error
-    while cause.__cause__ is not None:
+    while isinstance(cause.__cause__, BaseException):  # A bare KafkaError can stand there, which is none.
         cause = cause.__cause__
     known: Mapping[type, str] = {UnknownFormat: "start a stockflow that is at least as new as the one that wrote it"}
     log.critical("fatal", error=f"{type(cause).__name__}: {cause}", advice=known.get(type(cause)), exc_info=cause)
