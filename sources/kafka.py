@@ -36,6 +36,8 @@ LAG_INTERVAL_S = 0.5
 BROKER_TIMEOUT_S = 10.0
 FINISH_TIMEOUT_S = 5.0  # For handing partitions over in order; what does not finish is replayed by the next owner.
 
+Rebalance = Callable[[Consumer, list[TopicPartition]], None]
+
 _LONG_AGO = datetime(2000, 1, 1, tzinfo=timezone.utc)
 
 
@@ -169,7 +171,10 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
         self._consumer = Consumer(self._config())
         commits.send = self._send_commit
         self._consumer.subscribe(
-            list(options.topics), on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost
+            list(options.topics),
+            on_assign=self._guarded(self._assigned),
+            on_revoke=self._guarded(self._revoked),
+            on_lost=self._guarded(self._lost),
         )
 
     # Bytewax
@@ -434,6 +439,21 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
         self.stats.catching_up = len(self._catching_up)
 
     # The group
+
+    def _guarded(self, rebalance: Rebalance) -> Rebalance:
+        """A rebalance callback whose failure ends the process at once.
+
+        Before Python 3.12 the client raises some failures of a callback from `poll` as a bare KafkaError, which is no
+        exception: no `except` sees it, and records would go out while everything unwinds.
+        """
+
+        def call(consumer: Consumer, partitions: list[TopicPartition]) -> None:
+            try:
+                rebalance(consumer, partitions)
+            except Exception as failure:  # noqa: BLE001 - whatever it is, going on is unsafe
+                self._die(failure)
+
+        return call
 
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         now = self._clock()

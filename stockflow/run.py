@@ -275,7 +275,7 @@ def _die(error: BaseException) -> NoReturn:
     last_resort.daemon = True
     last_resort.start()
     cause = error
-    while cause.__cause__ is not None:
+    while isinstance(cause.__cause__, BaseException):  # A bare KafkaError can stand there, which is none.
         cause = cause.__cause__
     log.critical("fatal", error=f"{type(cause).__name__}: {cause}", advice=_ADVICE.get(type(cause)), exc_info=cause)
     logs.flush()

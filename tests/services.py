@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 KAFKA_IMAGE = "apache/kafka:4.1.1"
 REDIS_IMAGE = "valkey/valkey:9.1"
 CONTAINER_TIMEOUT_S = 120
+BROKER_START_TIMEOUT_S = 180  # It takes 5 s where nothing else runs.
 GROUP_HEARTBEAT_MS = 1_000
 GROUP_SESSION_MS = 6_000
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stockflow"
@@ -88,7 +89,9 @@ def own_kafka(properties: Mapping[str, str] | None = None, **options: int) -> Ka
         ServerUnavailable: Java or Maven is missing.
     """
     options = {"heartbeat_ms": GROUP_HEARTBEAT_MS, "session_ms": GROUP_SESSION_MS, **options}
-    return KafkaBroker(CACHE, properties=properties, **options).__enter__()
+    broker = KafkaBroker(CACHE, properties=properties, **options)
+    broker.start_timeout_s = BROKER_START_TIMEOUT_S
+    return broker.__enter__()
 
 
 def own_redis(durable: bool = False) -> RedisServer:

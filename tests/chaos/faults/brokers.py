@@ -15,10 +15,11 @@ from stockflow.embedded import KafkaBroker, ServerUnavailable
 from stockflow.embedded.kafka import new_cluster_id
 from stockflow.embedded.process import LOOPBACK, free_port, wait_until
 from tests.chaos.faults.network import Proxy
+from tests.services import BROKER_START_TIMEOUT_S
 
 NODES = 3
 NODE_HEAP_MB = 384
-SETTLED_TIMEOUT_S = 60.0
+SETTLED_TIMEOUT_S = 120.0
 REQUEST_TIMEOUT_S = 10.0
 _INTERNAL_TOPICS = {"offsets.topic", "transaction.state.log", "share.coordinator.state.topic"}
 
@@ -33,6 +34,7 @@ class LinkedBroker(KafkaBroker):
     def __init__(self, cache: Path, links: int, **options: Any) -> None:
         """As for KafkaBroker; `links` is the number of proxies."""
         super().__init__(cache, **options)
+        self.start_timeout_s = BROKER_START_TIMEOUT_S
         inside = [free_port() for _ in range(links)]
         self.links = [Proxy(port) for port in inside]
         listeners, advertised = self._properties["listeners"], self._properties["advertised.listeners"]
@@ -64,6 +66,7 @@ class Node(KafkaBroker):
     def __init__(self, cache: Path, number: int, ports: Sequence[int], cluster_id: str, **options: Any) -> None:
         """As for KafkaBroker; `ports` are those of all controllers, in the order of their numbers from 1 on."""
         super().__init__(cache, heap_mb=NODE_HEAP_MB, **options)
+        self.start_timeout_s = BROKER_START_TIMEOUT_S
         self.number = number
         self._cluster_id = cluster_id
         controller = ports[number - 1]

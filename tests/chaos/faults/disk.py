@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any
 
 from stockflow.embedded import KafkaBroker, ServerUnavailable
+from tests.services import BROKER_START_TIMEOUT_S
 
 SIZE_MB = 96
 BLOCK = b"\0" * 4_096
@@ -78,6 +79,7 @@ class BrokerOnSmallDisk(KafkaBroker):
     def __init__(self, cache: Path, disk: SmallDisk, **options: Any) -> None:
         """As for KafkaBroker."""
         super().__init__(cache, **options)
+        self.start_timeout_s = BROKER_START_TIMEOUT_S
         self._disk = disk
 
     @property

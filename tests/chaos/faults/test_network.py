@@ -21,6 +21,7 @@ LONG_S = 12.0  # Beyond lease and session.
 DELAY_S = 0.1
 
 
+@pytest.mark.long
 def test_a_bad_network_to_kafka_costs_time_and_no_event(
     stage: Callable[..., Stage], watch: Callable[..., Watch], linked_kafka: LinkedBroker
 ) -> None:
@@ -81,6 +82,7 @@ def test_a_process_cut_off_from_kafka_is_replaced_and_its_late_records_do_no_har
     assert heir.metric("stockflow_foreign_writes_total") > 0
 
 
+@pytest.mark.long
 def test_a_bad_network_to_redis_costs_freshness_of_the_view_only(
     stage: Callable[..., Stage], watch: Callable[..., Watch], linked_redis: tuple[RedisServer, Proxy, str]
 ) -> None:

@@ -18,12 +18,13 @@ from tests.oracle import expected
 pytestmark = [pytest.mark.kafka, pytest.mark.redis, pytest.mark.timeout(900)]
 
 PARTITIONS = 6
+ASLEEP_S = 30.0
 SKEWED = Path(__file__).with_name("skewed.py")
 
 
-@pytest.mark.parametrize("asleep_s", [pytest.param(8, id="8s"), pytest.param(30, id="30s", marks=pytest.mark.long)])
+@pytest.mark.long
 def test_a_process_that_hangs_is_replaced_and_does_no_harm_when_it_wakes(
-    stage: Callable[..., Stage], watch: Callable[..., Watch], asleep_s: int
+    stage: Callable[..., Stage], watch: Callable[..., Watch]
 ) -> None:
     """SIGSTOP of one of two: the other has all partitions after a session, and the sleeper ends when it wakes."""
     on = stage(PARTITIONS, **LEASE)
@@ -31,9 +32,9 @@ def test_a_process_that_hangs_is_replaced_and_does_no_harm_when_it_wakes(
     on.wait_for_owners(3, 3)
     seen = watch(on, seed=101).start()
     sleeper.may_end = True
-    with seen.fault(f"process hangs {asleep_s} s (SIGSTOP)") as fault:
+    with seen.fault(f"process hangs {ASLEEP_S:.0f} s (SIGSTOP)") as fault:
         sleeper.pause()
-        seen.wait(asleep_s)
+        seen.wait(ASLEEP_S)
         on.eventually(lambda: heir.owned == PARTITIONS, "the other process owns all")
         sleeper.resume()
         fault.healed()
@@ -43,6 +44,7 @@ def test_a_process_that_hangs_is_replaced_and_does_no_harm_when_it_wakes(
     assert heir.pid is not None
 
 
+@pytest.mark.long
 def test_processes_scale_and_are_rolled_over_without_anyone_noticing_much(
     stage: Callable[..., Stage], watch: Callable[..., Watch]
 ) -> None:
