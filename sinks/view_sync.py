@@ -12,6 +12,10 @@ Batch = list[tuple[str, bytes | None, int]]
 
 BATCH_RECORDS_MAX = 1_000
 POLL_S = 0.05  # Between two empty batches the view's thread can do its other work.
+# Fetched ahead of the view, which waits for Redis. The client's 64 MB would be used whole, by every reading, and stay
+# with the process: memory that each reading's threads have had is hardly ever given back.
+PREFETCH_KBYTES_MAX = 4_096
+PREFETCH_RETRY_MS = 5  # How long a full queue is left alone; the client's second would make each reading crawl.
 PROGRESS_TIMEOUT_S = 10.0  # Kafka did not answer for so long: give up, the view tries again later.
 
 LEADER_MOVES = frozenset(
@@ -59,6 +63,8 @@ class KafkaTopicReader:
             "enable.partition.eof": True,
             "auto.offset.reset": "earliest",
             "fetch.wait.max.ms": 20,  # The end is known once a fetch returns empty.
+            "queued.max.messages.kbytes": PREFETCH_KBYTES_MAX,
+            "fetch.queue.backoff.ms": PREFETCH_RETRY_MS,
         }
         self._topic = topic
         self._timeout_s = timeout_s

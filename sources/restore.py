@@ -17,6 +17,9 @@ from schemas.state import CLAIM_KEY, GENERATION_MAX, Claim, CommitMetadata, Unkn
 from stock.ledger import check_packed
 
 METADATA_TIMEOUT_S = 10.0
+# Fetched ahead of the slices. The client's 64 MB would be used whole while live partitions take most of the turns.
+PREFETCH_KBYTES_MAX = 16_384
+PREFETCH_RETRY_MS = 5  # How long a full queue is left alone; the client's second would make a restore crawl.
 SLICE_MESSAGES = 5_000  # Read per turn while others wait; about 10 ms of work.
 
 
@@ -107,6 +110,8 @@ class Restorer:
             "enable.partition.eof": True,
             "auto.offset.reset": "error",
             "fetch.wait.max.ms": 10,  # several short reads follow each other; none should wait for new records
+            "queued.max.messages.kbytes": PREFETCH_KBYTES_MAX,
+            "fetch.queue.backoff.ms": PREFETCH_RETRY_MS,
         }
         self._consumer: Consumer | None = None
         self._to_assign: list[TopicPartition] = []

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import KafkaError, KafkaException, Producer
 
 from schemas.topics import AVAILABILITY
+from sinks import view_sync
 from sinks.view_sync import KafkaTopicReader, TopicReadFailed
 from stockflow.embedded.process import free_port
 from tests import services
@@ -66,3 +68,19 @@ def test_absent_broker_is_reported_in_time() -> None:
     reader = KafkaTopicReader(config, "nowhere", timeout_s=0.5)
     with pytest.raises(TopicReadFailed, match=r"_TRANSPORT|_ALL_BROKERS_DOWN"):
         list(reader.read(PARTITION, None))
+
+
+def test_a_reading_fetches_little_ahead_of_the_view(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every reading's prefetch stays with the process: it is a few megabytes, and a full queue is soon asked again."""
+    asked: list[dict[str, Any]] = []
+
+    def consumer(config: dict[str, Any]) -> None:
+        asked.append(config)
+        raise KafkaException(KafkaError(KafkaError._FAIL))
+
+    monkeypatch.setattr(view_sync, "Consumer", consumer)
+    with pytest.raises(TopicReadFailed):
+        list(KafkaTopicReader({}, "nowhere").read(PARTITION, None))
+    assert [(config["queued.max.messages.kbytes"], config["fetch.queue.backoff.ms"]) for config in asked] == [
+        (4_096, 5)
+    ]

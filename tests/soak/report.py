@@ -47,7 +47,9 @@ class Report:
         rest, fds = self.memory.unexplained, self.counted.get("fds")
         return [
             Check("exact", not self.problems, "; ".join(self.covered[:1]) or "not compared"),
-            Check("nobody ended unasked", not self.ended, "; ".join(self.ended) or "the survivor lived through it all"),
+            Check(
+                "faults healed, nobody ended unasked", not self.ended, "; ".join(self.ended) or "and the survivor lived"
+            ),
             Check(
                 "no file descriptors leak",
                 None if fds is None else fds.grown <= FDS_GROWN_MAX,

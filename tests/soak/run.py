@@ -33,8 +33,9 @@ from tests.soak.samples import MACHINE, Samples, rows_of
 from tests.soak.truth import problems_of
 
 OPEN_TIMEOUT_S = 900.0
-QUIET_TIMEOUT_S = 300.0
+QUIET_TIMEOUT_S = 600.0
 PLAIN_LINE_EVERY_S = 60.0
+WIDTH = 130  # Of reports that do not go to a terminal.
 SURVIVOR, VICTIM = "survivor", "victim"
 LEASE_SHARE = 2 / 3  # Of the session, as by default; with a heartbeat it stays below it.
 HEARTBEAT_MS = (300, 2_000)  # A tenth of the session within these limits.
@@ -182,11 +183,14 @@ class Run:
                 self._wait_until(at)
                 name = names[number % len(names)]
                 self.phase = name
+                fault = Fault(name, time.monotonic() - begin)
+                self.faults.append(fault)
                 try:
-                    self.faults.append(self.victims.strike(name, time.monotonic() - begin, self._stopping))
+                    self.victims.strike(fault, self._stopping)
                 except (Ended, NotHealed) as error:
                     self.ended.append(f"{name}: {error}")
-                self._say(f"{self.faults[-1:]}")
+                took = ", ".join(f"{step} {seconds:.1f}" for step, seconds in fault.took_s.items())
+                self._say(f"{fault.began_s:.0f} s: {name}, seconds: {took}")
             self.phase = "calm"
             if not self.ended:
                 self._wait_until(begin + self.length_s)
@@ -199,9 +203,13 @@ class Run:
             self._stop_watching()
             return ["not compared: " + text for text in self.ended], []
         self.phase = "coming to rest"
-        self.stage.wait_until_committed(QUIET_TIMEOUT_S)
-        self.victims.wait("everything is in Redis", self.victims.is_well)
-        self._stop_watching()
+        try:
+            self.stage.wait_until_committed(QUIET_TIMEOUT_S)
+            self.victims.wait("everything is in Redis", self.victims.is_well)
+        except AssertionError as error:
+            return [f"not at rest: {error}"], []
+        finally:
+            self._stop_watching()
         return problems_of(self.stage, self.load, self._say)
 
     def _stop_watching(self) -> None:
@@ -265,7 +273,7 @@ class Run:
         }
         (self.folder / "report.json").write_text(json.dumps(figures_found, indent=2) + "\n", encoding="utf-8")
         with (self.folder / "report.txt").open("w", encoding="utf-8") as file:
-            Console(file=file, width=130).print(render(report))
+            Console(file=file, width=WIDTH).print(render(report))
 
     # While it runs
 
@@ -352,6 +360,8 @@ def _end_of(rows: Sequence[dict[str, Any]], process: str) -> dict[str, Any]:
 def main(arguments: Sequence[str], console: Console | None = None) -> int:
     """Run and report; 1 if anything is wrong."""
     options, shown = parser().parse_args(arguments), console or Console()
+    if not shown.is_terminal:
+        shown.width = WIDTH
     unknown = set(options.faults.split(",")) - FAULTS.keys()
     if unknown:
         parser().error(f"no such fault: {', '.join(unknown)}; there are: {', '.join(FAULTS)}")
