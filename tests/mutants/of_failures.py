@@ -84,8 +84,8 @@ FAILURES = (
         "State that the broker took for a repeat, and does not have, counts as durable.",
         (
             OUTLET,
-            "        stream, offset = self.state_stream, message.offset()\n        if offset is None:\n            self._undelivered(_nowhere(), message)\n            return\n",
-            "        stream, offset = self.state_stream, message.offset()\n",
+            "            self._undelivered(nowhere(), message)\n            return\n        if offset == stream",
+            "            stream.acked += 1\n        elif offset == stream",
         ),
     ),
     bug(
@@ -94,8 +94,18 @@ FAILURES = (
         "A dead letter that the broker took for a repeat, and does not have, counts as sent.",
         (
             OUTLET,
-            "            self._undelivered(_nowhere(), message)\n            return\n        self.letters_stream",
+            "            self._undelivered(nowhere(), message)\n            return\n        self.letters_stream",
             "            self.letters_stream.acked += 1\n            return\n        self.letters_stream",
+        ),
+    ),
+    bug(
+        "claim_without_offset_is_waited_for",
+        "section 7: unknown offset",
+        "A takeover waits for ever for a claim that the broker took for a repeat, and does not have.",
+        (
+            PUBLISHER,
+            "if error is not None or message.offset() is None:\n            self.failed(error",
+            "if error is not None:\n            self.failed(error",
         ),
     ),
     bug(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.mutants.mutant import bug
 
 RESTORE = "sources/restore.py"
+SOURCE = "sources/kafka.py"
 LEDGER = "stock/ledger.py"
 COMMITMENTS = "stock/commitments.py"
 ORDERS = "stock/orders.py"
@@ -237,6 +238,32 @@ STATE = (
             STEP,
             "        if self._caught_up:\n            ledger.advance",
             "        if True:\n            ledger.advance",
+        ),
+    ),
+    bug(
+        "state_is_claimed_that_is_not_understood",
+        "rules: state formats",
+        "A program fences off the owner although it cannot read what the owner wrote.",
+        (RESTORE, "        if progress.unreadable:\n            key, why", "        if False:\n            key, why"),
+        caught_by="tests/sources/test_restore_refusals.py",
+    ),
+    bug(
+        "state_of_other_partitions_is_taken",
+        "rules: state formats",
+        "After the topics have grown, SKUs are looked for in partitions that have no state of them.",
+        (RESTORE, "if before is not None and before != self._partitions:", "if False:"),
+        caught_by="tests/sources/test_restore_refusals.py",
+    ),
+    bug(
+        "replay_ends_before_the_claim",
+        "section 7: expiry waits while catching up",
+        "What was told between the assignment and the claim, a renewal say, counts as new.",
+        (SOURCE, "            self._bounds.ask(restored.partition)\n", ""),
+        (
+            SOURCE,
+            "                self._restorer.start(partition, assignment.epoch, assignment.metadata)\n",
+            "                self._restorer.start(partition, assignment.epoch, assignment.metadata)\n"
+            "                self._bounds.ask(partition)\n",
         ),
     ),
     bug(
