@@ -22,9 +22,11 @@ from confluent_kafka import (
 )
 from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]
 
+from schemas.state import CLAIM_KEY
 from tests.simulation.kafka import Broker, Header, PartitionLog, Place, Timeline
 
 WAIT_STEP_S = 0.05
+LEASE_S = 4.0
 _EARLIEST = type(OffsetSpec.earliest())  # type: ignore[no-untyped-call]
 
 
@@ -55,6 +57,9 @@ class Host:
         self.skew_s = 0.0
         self.crash_in: int | None = None
         self.producers: list[SimProducer] = []
+        self.turn_began = 0.0
+        self.proven_at: float | None = None  # when the last commit was sent that is known to be acknowledged
+        self.misdeeds: list[str] = []
 
     @property
     def reachable(self) -> bool:
@@ -70,6 +75,13 @@ class Host:
                 self.kill()
         if not self.is_alive:
             raise Crash(what)
+
+    def produces(self, topic: str, key: bytes | str | None) -> None:
+        """A record is handed to a producer: nobody may who had no proof of ownership as the turn began."""
+        if self.proven_at is None or _text(key) == CLAIM_KEY or self.turn_began <= self.proven_at + LEASE_S:
+            return
+        age_s = self.turn_began - self.proven_at
+        self.misdeeds.append(f"{self.name} writes to {topic}, {age_s:.3f} s after it sent its last acknowledged commit")
 
     def kill(self) -> None:
         """End at once. What is on the wire may still arrive."""
@@ -135,6 +147,7 @@ class SimProducer:
         headers: Iterable[Header] = (),
     ) -> None:
         self._host.call(f"produce {topic}/{partition} {_text(key)}")
+        self._host.produces(topic, key)
         self._enqueue(topic, partition, key, value, tuple(headers), on_delivery)
 
     def produce_batch(
@@ -146,6 +159,7 @@ class SimProducer:
         on_delivery: Callable[[KafkaError | None, Message], None],
     ) -> int:
         self._host.call(f"produce {len(messages)} to {topic}/{partition}")
+        self._host.produces(topic, None)
         for message in messages:
             self._enqueue(topic, partition, message["key"], message["value"], (), on_delivery)
         return len(messages)
@@ -273,6 +287,9 @@ class _Fetch:
     end_told: int = -1
 
 
+_Answer = tuple["KafkaError | None", "list[TopicPartition]", float]  # and when the commit was sent
+
+
 class SimConsumer:
     """A consumer of the group, or one that is assigned by hand."""
 
@@ -284,9 +301,10 @@ class SimConsumer:
         self._incremental = config.get("group.protocol") == "consumer"
         self._on_commit = config.get("on_commit")
         self._fetches: dict[Place, _Fetch] = {}
-        self._answers: deque[tuple[KafkaError | None, list[TopicPartition]]] = deque()
+        self._answers: deque[_Answer] = deque()
         self._callbacks: tuple[Any, Any, Any] | None = None
         self._in_callback = False
+        self._commits_under_way = 0
 
     @property
     def reachable(self) -> bool:
@@ -311,27 +329,30 @@ class SimConsumer:
 
     def commit(self, offsets: list[TopicPartition], asynchronous: bool) -> list[TopicPartition] | None:
         self._host.call("commit " + ", ".join(f"{tp.topic}/{tp.partition}@{tp.offset}" for tp in offsets))
-        asked = list(offsets)
+        asked, now = list(offsets), self._host.timeline.now
+        self._commits_under_way += 1
         if asynchronous:
-            self._host.timeline.later(self._host.round_trip_s(), lambda: self._arrive(asked, self._answers, 20))
+            self._host.timeline.later(self._host.round_trip_s(), lambda: self._arrive(asked, now, self._answers, 20))
             return None
-        answers: deque[tuple[KafkaError | None, list[TopicPartition]]] = deque()
-        self._arrive(asked, answers, 20)
+        answers: deque[_Answer] = deque()
+        self._arrive(asked, now, answers, 20)
         self._host.wait_until(lambda: bool(answers), 10.0)
         error = answers[0][0] if answers else KafkaError(KafkaError._TIMED_OUT)
         if error is not None:
             raise KafkaException(error)
         return asked
 
-    def _arrive(self, offsets: list[TopicPartition], answers: deque[Any], tries: int) -> None:
+    def _arrive(self, offsets: list[TopicPartition], sent_at: float, answers: deque[_Answer], tries: int) -> None:
         """A commit reaches the coordinator, or waits for a way to it."""
         host, timeline, group = self._host, self._host.timeline, self._host.broker.group
         if not host.is_alive and timeline.percent(50):
             return
+        self._commits_under_way -= 1
         error = None
         if host.is_alive and not host.reachable:
             if tries:
-                timeline.later(0.3, lambda: self._arrive(offsets, answers, tries - 1))
+                self._commits_under_way += 1
+                timeline.later(0.3, lambda: self._arrive(offsets, sent_at, answers, tries - 1))
                 return
             error = KafkaError(KafkaError._TIMED_OUT)
         elif not group.knows(self.name):
@@ -342,12 +363,14 @@ class SimConsumer:
             for tp in offsets:
                 group.positions[tp.topic, tp.partition] = (tp.offset, tp.metadata or "")
             timeline.tell(f"group: {self.name} commits {_spread(offsets)}")
-        answers.append((error, offsets))
+        answers.append((error, offsets, sent_at))
 
     def _serve(self) -> None:
         """Callbacks: answers to commits, and what the coordinator wants."""
         while self._answers:
-            error, offsets = self._answers.popleft()
+            error, offsets, sent_at = self._answers.popleft()
+            if error is None:
+                self._host.proven_at = sent_at
             self._on_commit(error, offsets)  # type: ignore[misc]
         if self._callbacks is None or self._in_callback or not self._host.reachable:
             return
@@ -372,6 +395,7 @@ class SimConsumer:
             self._call(on_assign, assigned)
 
     def _call(self, callback: Any, places: list[Place]) -> None:
+        self._host.proven_at = None  # what is owned changes: the next commit proves it
         self._in_callback = True
         callback(self, [TopicPartition(topic, partition) for topic, partition in places])
         self._in_callback = False
@@ -440,6 +464,11 @@ class SimConsumer:
         if not self._host.wait_until(lambda: self._host.reachable, timeout_s):
             raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
 
+    def unread(self) -> int:
+        """How many records there are that it has not been given."""
+        logs = self._host.broker.logs
+        return sum(logs[place].end - max(0, fetch.position) for place, fetch in self._fetches.items())
+
     # Reading
 
     def poll(self, timeout: float = 0) -> Message | None:
@@ -470,6 +499,8 @@ class SimConsumer:
         if self._callbacks is not None:
             if self._fetches:
                 self._call(self._callbacks[1], list(self._fetches))
+            # As librdkafka does: what was sent before is on the same connection.
+            self._host.wait_until(lambda: not self._commits_under_way, 5.0)
             self._host.broker.group.leave(self.name)
         self._fetches = {}
 

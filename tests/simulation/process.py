@@ -7,7 +7,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from dataflows.availability import PublishSink
 from dataflows.keep_balances import Changes, KeepBalances
@@ -103,6 +103,9 @@ class Process:
             self.pipeline.view._pending_max = pending_max
         self._sink = PublishSink(self.pipeline.publisher, self.pipeline.context).build("publish", 0, 1)
         self.pipeline.settings_topic.read_to_end(around.clock)
+        unread = cast(SimConsumer, self.pipeline.settings_topic._consumer).unread()
+        if unread:
+            self.host.misdeeds.append(f"{self.host.name} begins with {unread} settings unread")
 
     def wall_us(self) -> int:
         """The wall clock of this host, right or wrong."""
@@ -110,6 +113,7 @@ class Process:
 
     def turn(self) -> None:
         """One turn of the source, of every step behind it, and of the view."""
+        self.host.turn_began = self._timeline.now
         self._begin(self._turn)
 
     def ask_to_stop(self) -> None:

@@ -21,6 +21,8 @@ from tests.simulation.kafka import Record
 if TYPE_CHECKING:
     from tests.simulation.world import Simulation
 
+LETTERS_KEPT_S = 15.0  # So young a dead letter is surely there when a new owner reads the tail: half the retention.
+
 
 def judge(run: Simulation) -> list[str]:
     """Every invariant that can be seen at rest; nothing if all hold."""
@@ -151,13 +153,15 @@ def _time(text: str) -> datetime:
 
 def _dead_letters(run: Simulation) -> list[str]:
     problems: list[str] = []
-    told: dict[tuple[str, int, int], int] = {}
-    for _, letter in run.broker.appended[DEAD_LETTERS.name]:
+    told: dict[tuple[str, int, int], Record] = {}
+    for partition, letter in run.broker.appended[DEAD_LETTERS.name]:
         place = origin(list(letter.headers))
         if place is None:
             problems.append(f"dead letters: @{letter.offset} names no origin")
             continue
-        told[place] = told.get(place, 0) + 1
+        if place in run.told.poison and place in told and _stood_before_the_claim(run, partition, told[place], letter):
+            problems.append(f"dead letters: {place} was sent again by {letter.writer}, who must have found it")
+        told.setdefault(place, letter)
         if place in run.told.poison and (letter.key, letter.value) != run.told.poison[place]:
             problems.append(f"dead letters: {place} is not what was sent")
     wanted = run.told.poison.keys()
@@ -169,6 +173,21 @@ def _dead_letters(run: Simulation) -> list[str]:
     if newest_refused in kept and newest_refused not in told:
         problems.append(f"dead letters: the refused setting {newest_refused} is not there")
     return problems
+
+
+def _stood_before_the_claim(run: Simulation, partition: int, first: Record, again: Record) -> bool:
+    """Whether a letter that was sent once more stood in the log, and not for long, as its writer took over."""
+    claims = [
+        record
+        for at, record in run.broker.appended[STOCK_STATE.name]
+        if at == partition
+        and record.key == CLAIM_KEY.encode()
+        and record.writer == again.writer
+        and record.order < again.order
+    ]
+    return (
+        bool(claims) and first.order < claims[-1].order and claims[-1].appended_at < first.appended_at + LETTERS_KEPT_S
+    )
 
 
 def _outcomes(run: Simulation) -> list[str]:

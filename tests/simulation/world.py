@@ -26,14 +26,13 @@ from schemas.topics import (
 from stock.events import PosSale, ReservationCreated, ReservationRenewed, StockFact, WmsAdjustment
 from stockflow.settings import Settings
 from tests.oracle import Fact, Removed, Setting
-from tests.simulation.clients import Host, Troubles
+from tests.simulation.clients import LEASE_S, Host, Troubles
 from tests.simulation.kafka import Broker, Group, Timeline
 from tests.simulation.process import Process, simulated_clients
 from tests.simulation.redis import SimRedis
 from tests.simulation.verdict import judge, shows_only_what_the_topic_has
 from tests.strategies import START, Entry, SeededChoice, Storyteller, World, skus_of_partition, to_wire
 
-LEASE_S = 4.0
 SESSION_S = 6.0
 # Limits of the program made so small in some runs that what happens beyond them happens here.
 SMALL_LIMITS: tuple[tuple[str, str, float], ...] = (
@@ -127,6 +126,7 @@ class Simulation:
                 for name in chance.choices(names, weights, k=2):
                     getattr(self, f"_{name}")()
                 self._work(chance.randint(1, 6))
+                self._note_misdeeds()
                 if self.problems:
                     return self.problems
                 if chance.random() < 0.03 and round_number > 10:
@@ -135,6 +135,9 @@ class Simulation:
                     self.problems += judge(self)
             if self._come_to_rest():
                 self.problems += judge(self)
+                if not self.problems:
+                    self._go_in_order()
+            self._note_misdeeds()
         return self.problems
 
     def counts(self) -> dict[str, int]:
@@ -145,6 +148,12 @@ class Simulation:
             "claims": [r.key for _, r in self.broker.appended[STOCK_STATE.name]].count(CLAIM_KEY.encode()),
             "virtual seconds": int(self.timeline.now),
         }
+
+    def _note_misdeeds(self) -> None:
+        """What a process may not do is noticed when it does it, and told at the end of the round."""
+        for host in self.hosts.values():
+            self.problems += host.misdeeds
+            host.misdeeds = []
 
     # The world goes on
 
@@ -446,7 +455,8 @@ class Simulation:
         self._calm_down()
         deadline = timeline.now + REST_TIMEOUT_S
         calm_since: float | None = None
-        while calm_since is None or timeline.now < calm_since + 2.5:
+        # Longer than a lease: who is idle has to keep it.
+        while calm_since is None or timeline.now < calm_since + LEASE_S + 1:
             if timeline.now > deadline:
                 self.problems.append(f"no rest within {REST_TIMEOUT_S:.0f} s: {self._unrest()}")
                 return False
@@ -469,6 +479,55 @@ class Simulation:
         self._rested_at = timeline.now
         self._trouble_again()
         return True
+
+    def _go_in_order(self) -> None:
+        """Asked to stop while all is well, every process commits what it has taken in; nothing is left to replay."""
+        self._calm_down()
+        self._facts()
+        for _ in range(self.timeline.chance.randint(1, 8)):
+            for process in self.processes:
+                process.turn()
+            self.timeline.advance(0.005)
+        taken = {
+            (topic, partition): position
+            for process in self.processes
+            for partition, outlet in process.pipeline.publisher.outlets.items()
+            for topic, position in zip(self.group.topics, outlet.ledger.totals.positions, strict=True)
+        }
+        for process in self.processes:
+            self.timeline.tell(f"{process.host.name}: is asked to stop while all is well")
+            process.ask_to_stop()
+            deadline = self.timeline.now + REST_TIMEOUT_S
+            while process.ended is None and self.timeline.now < deadline:
+                process.turn()
+                self.timeline.advance(0.02)
+            if process.ended != "stopped":
+                self.problems.append(f"orderly end: {process.host.name} ended with {process.ended}")
+        for place, position in taken.items():
+            committed = self.group.positions.get(place, (0, ""))[0]
+            if committed < position:
+                self.problems.append(f"orderly end: {place} was taken in to {position}, but committed to {committed}")
+        if self.timeline.percent(20) and not self.problems:
+            self._lose_input()
+
+    def _lose_input(self) -> None:
+        """Retention takes what nobody has read: whoever comes next has to say so, and may not begin."""
+        partition = self.timeline.chance.randrange(self.plan.partitions)
+        if (POS_SALES.name, partition) not in self.group.positions:
+            return
+        for _ in range(2):
+            self._append_poison(POS_SALES.name, partition, None, b"")
+        self.broker.logs[POS_SALES.name, partition].forget(self.timeline.now + 1)
+        self.processes.clear()
+        self._start()
+        [process] = self.processes
+        self._calm_down()
+        deadline = self.timeline.now + 30
+        while process.ended is None and self.timeline.now < deadline:
+            process.turn()
+            self.timeline.advance(0.02)
+        if not str(process.ended).startswith("InputLost"):
+            self.problems.append(f"input was lost, and {process.host.name} goes on: {process.ended}")
 
     def _calm_down(self) -> None:
         """No more troubles for those who run, and clocks that agree with the latest that any had."""

@@ -1,0 +1,172 @@
+"""Bugs in when positions are committed, and in who may act as an owner: cuts, lease, assignment, handover."""
+
+from __future__ import annotations
+
+from tests.mutants.mutant import bug
+
+OUTLET = "sinks/outlet.py"
+PUBLISHER = "sinks/publisher.py"
+COMMITS_FILE = "sources/commits.py"
+SOURCE = "sources/kafka.py"
+STEP = "dataflows/keep_balances.py"
+
+COMMITS = (
+    bug(
+        "commit_before_the_state_is_acknowledged",
+        "section 7: commit waits for state",
+        "Positions are committed whose state may never reach the log.",
+        (OUTLET, "            or cut.stages\n            or not self.state_stream.idle\n", ""),
+    ),
+    bug(
+        "commit_before_availability_is_acknowledged",
+        "section 7: commit waits for availability",
+        "Positions are committed whose records may never reach the topic.",
+        (OUTLET, "            or self.availability_stream.acked < cut.availability_sent\n", ""),
+    ),
+    bug(
+        "commit_before_waiting_keys_are_published",
+        "section 7: commit waits for lanes",
+        "A crash forgets a key that waited in the routine lane at the cut.",
+        (OUTLET, "            or cut.waiting\n", ""),
+    ),
+    bug(
+        "commit_before_waited_keys_are_acknowledged",
+        "section 7: commit waits for lanes",
+        "A key that waited at the cut is sent, and the cut committed before its record is acknowledged.",
+        (OUTLET, "cut.availability_sent = max(cut.availability_sent, self.availability_stream.sent)", "pass"),
+    ),
+    bug(
+        "commit_before_letters_are_acknowledged",
+        "section 7: commit waits for dead letters",
+        "A crash loses dead letters of committed records.",
+        (OUTLET, "            or self.letters_stream.acked < cut.letters_sent\n", ""),
+    ),
+    bug(
+        "commit_of_one_batch_early",
+        "section 7: cuts while a batch is under way",
+        "Positions of a batch are committed whose dead letters and changes have not reached the sink.",
+        (PUBLISHER, "if cuts_allowed and outlet.cut_due", "if outlet.cut_due"),
+    ),
+    bug(
+        "cut_in_one_stage",
+        "section 7: cut stages",
+        "A balance reaches the log although the journal that it rests on has failed.",
+        (OUTLET, "stages[2].append((key, value))", "stages[0].append((key, value))"),
+        (OUTLET, "stages[not (value is not None and key.startswith(JOURNAL_PREFIX))].append", "stages[0].append"),
+    ),
+    bug(
+        "commit_with_an_open_gap",
+        "rules: gaps",
+        "A cut is committed although somebody else's record stands between ours.",
+        (OUTLET, "            or self.has_gap\n", ""),
+        caught_by="tests/sinks/test_outlet_regressions.py",
+    ),
+    bug(
+        "lease_is_not_fatal",
+        "section 7: lease",
+        "A process goes on producing without knowing whether it still owns.",
+        (SOURCE, "if self._commits.expired(now):", "if False:"),
+    ),
+    bug(
+        "lease_counts_from_the_answer",
+        "section 7: lease from sending",
+        "A commit whose answer was late proves ownership for too long.",
+        (
+            COMMITS_FILE,
+            "        if self._in_flight is not None:\n            if now",
+            "        self._now = now\n        if self._in_flight is not None:\n            if now",
+        ),
+        (
+            COMMITS_FILE,
+            "self.lease_ends = self._sent_at + self.lease_s if self._owned",
+            "self.lease_ends = self._now + self.lease_s if self._owned",
+        ),
+        caught_by="tests/sources/test_commits.py",
+    ),
+    bug(
+        "failed_commit_prolongs_the_lease",
+        "section 7: lease",
+        "A commit that was refused counts as a proof of ownership.",
+        (
+            COMMITS_FILE,
+            "            self._retry_at = self._sent_at",
+            "            self.lease_ends = self._sent_at + self.lease_s\n            self._retry_at = self._sent_at",
+        ),
+        caught_by="tests/sources/test_commits.py",
+    ),
+    bug(
+        "unchanged_positions_are_not_repeated",
+        "section 7: commit each fifth of the lease",
+        "An idle process loses its lease.",
+        (
+            COMMITS_FILE,
+            "            if now - self._sent_at < self.lease_s / 5:\n                return\n",
+            "            return\n",
+        ),
+        caught_by="tests/sources/test_commits.py",
+    ),
+    bug(
+        "failed_commit_replaces_a_newer_one",
+        "rules: commits",
+        "Positions go back when a failed commit is tried again.",
+        (COMMITS_FILE, "self._ready.setdefault(partition, committed)", "self._ready[partition] = committed"),
+        caught_by="tests/sources/test_commits.py",
+    ),
+    bug(
+        "answer_to_another_commit_counts",
+        "rules: commits",
+        "The answer to a last commit of a revoked partition is taken for that of the commit in flight.",
+        (COMMITS_FILE, "if sent is None or _places(partitions) != _places(self.offsets(sent)):", "if sent is None:"),
+        caught_by="tests/sources/test_commits.py",
+    ),
+    bug(
+        "owned_for_one_topic",
+        "section 7: owned for all keyed topics",
+        "A partition is worked on while another process still holds one of its topics.",
+        (
+            SOURCE,
+            "            if len(assignment.held) == len(self._options.topics):\n                self._commits.own",
+            "            if True:\n                self._commits.own",
+        ),
+    ),
+    bug(
+        "batches_of_a_lost_assignment_count",
+        "section 7: epochs",
+        "What was read for a lost assignment is applied and published by the next one.",
+        (STEP, "if arrival.epoch != self._epoch or self._ledger is None:", "if self._ledger is None:"),
+        (PUBLISHER, "if outlet is None or outlet.epoch != epoch:", "if outlet is None:"),
+    ),
+    bug(
+        "revoke_keeps_the_state",
+        "section 7: revoke forgets state",
+        "A process goes on publishing for a partition that was taken from it.",
+        (SOURCE, "            self._outgoing.lose(partition)\n            was_live", "            was_live"),
+        (
+            SOURCE,
+            "                self._pending.append((str(partition), Closed(assignment.epoch)))\n",
+            "                pass\n",
+        ),
+    ),
+    bug(
+        "revoke_without_flush",
+        "section 7: revoke flushes",
+        "What was consumed is not committed when partitions move in order, and is replayed by the next owner.",
+        (SOURCE, "if live and self._failure is None and self._arrived() == self._emitted:", "if False:"),
+    ),
+    bug(
+        "last_commit_is_not_sent",
+        "section 7: shutdown",
+        "An orderly end flushes and then leaves without committing.",
+        (
+            SOURCE,
+            "        self._outgoing.finish(live, FINISH_TIMEOUT_S)\n        ready = self._commits.take_ready(live)\n        if ready:\n            try:",
+            "        self._outgoing.finish(live, FINISH_TIMEOUT_S)\n        ready = self._commits.take_ready([])\n        if ready:\n            try:",
+        ),
+    ),
+    bug(
+        "lost_input_is_accepted",
+        "section 7: start checks",
+        "Committed positions that the log no longer has are passed over in silence.",
+        (SOURCE, "                if not self._options.accept_lost_input:\n", "                if False:\n"),
+    ),
+)
