@@ -75,6 +75,8 @@ class PartitionLog:
 
     def at(self, offset: int) -> Record | None:
         """The record at an offset, or the next one behind it."""
+        if offset >= self.end:
+            return None
         low, high = 0, len(self.records)
         while low < high:
             middle = (low + high) // 2
@@ -145,16 +147,19 @@ class Group:
         self.topics, self._eager = topics, eager
         self._members: dict[str, _Membership] = {}
         self._joined = 0
+        self._targets: dict[str, set[Place]] = {}
         self.positions: dict[Place, tuple[int, str]] = {}
 
     def join(self, member: Member) -> None:
         """A consumer joins, or joins again after it was put out."""
         self._joined += 1
+        self._targets.clear()
         self._members[member.name] = _Membership(member, self._joined, heard_at=self._timeline.now)
 
     def leave(self, name: str) -> None:
         """A member says good-bye; what it owned is free."""
         self._members.pop(name, None)
+        self._targets.clear()
 
     def knows(self, name: str) -> bool:
         """Whether it is a member; one that slept beyond its session is not."""
@@ -168,7 +173,7 @@ class Group:
                 membership.heard_at = now
             elif now - membership.heard_at > self._session_s:
                 self._timeline.tell(f"group: {name} is put out")
-                del self._members[name]
+                self.leave(name)
 
     def hear_all(self) -> None:
         """The broker was away: sessions begin anew."""
@@ -195,12 +200,15 @@ class Group:
         return target - held
 
     def _target(self, name: str) -> set[Place]:
-        members = sorted(self._members.values(), key=lambda membership: membership.number)
-        position = [membership.member.name for membership in members].index(name)
-        whole, rest = divmod(self._partitions, len(members))
-        first = position * whole + min(position, rest)
-        share = range(first, first + whole + (position < rest))
-        return {(topic, partition) for topic in self.topics for partition in share}
+        if not self._targets:
+            members = sorted(self._members.values(), key=lambda membership: membership.number)
+            whole, rest = divmod(self._partitions, len(members))
+            first = 0
+            for position, membership in enumerate(members):
+                share = range(first, first + whole + (position < rest))
+                first = share.stop
+                self._targets[membership.member.name] = {(topic, p) for topic in self.topics for p in share}
+        return self._targets[name]
 
 
 class Broker:
