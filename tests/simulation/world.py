@@ -519,8 +519,9 @@ class Simulation:
             self._append_poison(POS_SALES.name, partition, None, b"")
         self.broker.logs[POS_SALES.name, partition].forget(self.timeline.now + 1)
         self.processes.clear()
-        self._start()
-        [process] = self.processes
+        while not self.processes or self.processes[-1].ended == "killed":
+            self._start()
+        process = self.processes[-1]
         self._calm_down()
         deadline = self.timeline.now + 30
         while process.ended is None and self.timeline.now < deadline:
