@@ -305,6 +305,7 @@ class SimConsumer:
         self._callbacks: tuple[Any, Any, Any] | None = None
         self._in_callback = False
         self._commits_under_way = 0
+        self._owned_since = 0.0
 
     @property
     def reachable(self) -> bool:
@@ -369,7 +370,7 @@ class SimConsumer:
         """Callbacks: answers to commits, and what the coordinator wants."""
         while self._answers:
             error, offsets, sent_at = self._answers.popleft()
-            if error is None:
+            if error is None and sent_at > self._owned_since:
                 self._host.proven_at = sent_at
             self._on_commit(error, offsets)  # type: ignore[misc]
         if self._callbacks is None or self._in_callback or not self._host.reachable:
@@ -395,10 +396,10 @@ class SimConsumer:
             self._call(on_assign, assigned)
 
     def _call(self, callback: Any, places: list[Place]) -> None:
-        self._host.proven_at = None  # what is owned changes: the next commit proves it
         self._in_callback = True
         callback(self, [TopicPartition(topic, partition) for topic, partition in places])
         self._in_callback = False
+        self._owned_since, self._host.proven_at = self._host.timeline.now, None  # the next commit proves it
 
     # The assignment
 
