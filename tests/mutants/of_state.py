@@ -183,7 +183,10 @@ STATE = (
         (
             LEDGER,
             "        if key not in self:\n            return False\n        balance",
-            "        if key not in self:\n            self.recent.ids.add(id_hash)\n            return False\n        balance",
+            "        if key not in self:\n"
+            "            self.recent.ids.add(id_hash)\n"
+            "            return False\n"
+            "        balance",
         ),
     ),
     bug(
@@ -193,7 +196,9 @@ STATE = (
         (
             LEDGER,
             "            if offset < self._durable[topic]:\n                self.totals.positions",
-            "            if offset < self._durable[topic]:\n                self.totals.by_outcome[APPLIED] += 1\n                self.totals.positions",
+            "            if offset < self._durable[topic]:\n"
+            "                self.totals.by_outcome[APPLIED] += 1\n"
+            "                self.totals.positions",
         ),
     ),
     bug(

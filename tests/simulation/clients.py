@@ -306,6 +306,7 @@ class SimConsumer:
         self._in_callback = False
         self._commits_under_way = 0
         self._owned_since = 0.0
+        self._hears_at: float | None = None
 
     @property
     def reachable(self) -> bool:
@@ -378,8 +379,13 @@ class SimConsumer:
         on_assign, on_revoke, on_lost = self._callbacks
         group = self._host.broker.group
         if not group.knows(self.name):
-            self._call(on_lost, list(self._fetches))
-            group.join(self)
+            # It hears so with an answer to one of its heartbeats; until then it goes on reading, as brokers let it.
+            if self._hears_at is None:
+                self._hears_at = self._host.timeline.now + self._host.timeline.chance.choice((0.0, 0.3, 1.5))
+            if self._host.timeline.now >= self._hears_at:
+                self._hears_at = None
+                self._call(on_lost, list(self._fetches))
+                group.join(self)
             return
         revoked = sorted(group.to_revoke(self.name))
         if revoked:
