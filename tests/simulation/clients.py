@@ -60,6 +60,8 @@ class Host:
         self.turn_began = 0.0
         self.proven_at: float | None = None  # when the last commit was sent that is known to be acknowledged
         self.misdeeds: list[str] = []
+        self.open_partitions: Callable[[], set[int]] = set
+        self.given_up: set[int] = set()  # partitions that were open here and were taken away
 
     @property
     def reachable(self) -> bool:
@@ -76,8 +78,10 @@ class Host:
         if not self.is_alive:
             raise Crash(what)
 
-    def produces(self, topic: str, key: bytes | str | None) -> None:
-        """A record is handed to a producer: nobody may who had no proof of ownership as the turn began."""
+    def produces(self, topic: str, partition: int, key: bytes | str | None) -> None:
+        """A record is handed to a producer: nobody may who has lost the partition, or the proof that it owns it."""
+        if partition in self.given_up:
+            self.misdeeds.append(f"{self.name} writes to {topic}/{partition}, which was taken from it")
         if self.proven_at is None or _text(key) == CLAIM_KEY or self.turn_began <= self.proven_at + LEASE_S:
             return
         age_s = self.turn_began - self.proven_at
@@ -147,7 +151,7 @@ class SimProducer:
         headers: Iterable[Header] = (),
     ) -> None:
         self._host.call(f"produce {topic}/{partition} {_text(key)}")
-        self._host.produces(topic, key)
+        self._host.produces(topic, partition, key)
         self._enqueue(topic, partition, key, value, tuple(headers), on_delivery)
 
     def produce_batch(
@@ -159,7 +163,7 @@ class SimProducer:
         on_delivery: Callable[[KafkaError | None, Message], None],
     ) -> int:
         self._host.call(f"produce {len(messages)} to {topic}/{partition}")
-        self._host.produces(topic, None)
+        self._host.produces(topic, partition, None)
         for message in messages:
             self._enqueue(topic, partition, message["key"], message["value"], (), on_delivery)
         return len(messages)
@@ -381,7 +385,7 @@ class SimConsumer:
         if not group.knows(self.name):
             # It hears so with an answer to one of its heartbeats; until then it goes on reading, as brokers let it.
             if self._hears_at is None:
-                self._hears_at = self._host.timeline.now + self._host.timeline.chance.choice((0.0, 0.3, 1.5))
+                self._hears_at = self._host.timeline.now + self._host.timeline.chance.choice((0.0, 0.3, 1.5, 5.0))
             if self._host.timeline.now >= self._hears_at:
                 self._hears_at = None
                 self._call(on_lost, list(self._fetches))
@@ -402,9 +406,13 @@ class SimConsumer:
             self._call(on_assign, assigned)
 
     def _call(self, callback: Any, places: list[Place]) -> None:
+        host, partitions = self._host, {partition for _, partition in places}
+        was_open = host.open_partitions()
         self._in_callback = True
         callback(self, [TopicPartition(topic, partition) for topic, partition in places])
         self._in_callback = False
+        held = {partition for _, partition in self._fetches}
+        host.given_up = (host.given_up | (partitions & was_open)) - held
         self._owned_since, self._host.proven_at = self._host.timeline.now, None  # the next commit proves it
 
     # The assignment
