@@ -15,20 +15,33 @@ STATE_RECORDS = "schemas/state.py"
 
 STATE = (
     bug(
-        "two_owners_of_one_generation",
+        "generation_does_not_rise",
         "section 7: claim",
-        "A process does not claim again when another has claimed the same generation before it.",
+        "Every owner claims the same generation.",
+        (
+            RESTORE,
+            "max(progress.newest_claim, progress.newest_seen, progress.claimed) + 1",
+            "max(progress.newest_claim, progress.newest_seen, 1)",
+        ),
         (RESTORE, "if newest_before >= progress.claimed:", "if False:"),
     ),
     bug(
+        "two_owners_of_one_generation",
+        "section 7: claim again on a tie",
+        "A process does not claim again when another has claimed the same generation before it.",
+        (RESTORE, "if newest_before >= progress.claimed:", "if False:"),
+        caught_by="tests/sources/test_restore_claims.py",
+    ),
+    bug(
         "claim_below_what_was_written",
-        "section 7: claim",
+        "section 7: claim above all that was written",
         "After a late claim of a fenced process, the next owner claims a generation that is used already.",
         (
             RESTORE,
             "max(progress.newest_claim, progress.newest_seen, progress.claimed) + 1",
-            "max(progress.newest_seen, progress.claimed) + 1",
+            "max(progress.newest_claim, progress.claimed) + 1",
         ),
+        caught_by="tests/sources/test_restore_claims.py",
     ),
     bug(
         "fenced_state_is_believed",
@@ -250,14 +263,14 @@ STATE = (
         "rules: state formats",
         "A program fences off the owner although it cannot read what the owner wrote.",
         (RESTORE, "        if progress.unreadable:\n            key, why", "        if False:\n            key, why"),
-        caught_by="tests/sources/test_restore_refusals.py",
+        caught_by="tests/sources/test_restore_claims.py",
     ),
     bug(
         "state_of_other_partitions_is_taken",
         "rules: state formats",
         "After the topics have grown, SKUs are looked for in partitions that have no state of them.",
         (RESTORE, "if before is not None and before != self._partitions:", "if False:"),
-        caught_by="tests/sources/test_restore_refusals.py",
+        caught_by="tests/sources/test_restore_claims.py",
     ),
     bug(
         "replay_ends_before_the_claim",
