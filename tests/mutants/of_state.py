@@ -237,6 +237,8 @@ STATE = (
         "section 7: counted dead letters after a restart",
         "A record refused for a limit is accepted by the replay, after others have counted on its refusal.",
         (LEDGER, "if (topic, offset) in self._over_limit:", "if False:"),
+        caught_by="tests/stock/test_ledger_state.py",
+        unseen_because="no simulated SKU has 100,000 holds, and the oracle knows no limit",
     ),
     bug(
         "holds_end_while_catching_up",
