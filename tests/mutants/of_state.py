@@ -162,8 +162,8 @@ STATE = (
         (COMMITMENTS, "if offset <= line.applied[topic]:", "if False:"),
         (
             ORDERS,
-            "        if known.id == new.id and known.source == new.source:\n            return False\n",
-            "        pass\n",
+            "            return False\n    insort(facts, new)\n",
+            "            pass\n    facts.append(new)\n    facts.sort(key=lambda f: (f.time_us, f.rank, f.source, f.id))\n",
         ),
     ),
     bug(

@@ -17,6 +17,7 @@ PATIENCE_S = 60.0
 def go_in_order(run: Simulation) -> None:
     """While all is well, partitions are handed over and processes stopped: each commits all that it has taken in."""
     run.calm_down()
+    run.processes = [process for process in run.processes if not process.ended]
     for process in run.processes:
         process.is_lazy = False  # what is still between two steps is rightly left to the next owner
     if run.timeline.percent(50):
@@ -25,6 +26,16 @@ def go_in_order(run: Simulation) -> None:
         _stop_all(run)
     if not run.problems and run.timeline.percent(20):
         _lose_input(run)
+
+
+def _start_well(run: Simulation) -> Process:
+    """One process more, which does not die on the way."""
+    while True:
+        run.start()
+        if run.processes[-1].ended != "killed":
+            run.calm_down()
+            return run.processes[-1]
+        run.processes.pop()
 
 
 def _taken_in(process: Process) -> dict[Place, int]:
@@ -55,9 +66,8 @@ def _work(run: Simulation) -> None:
 def _hand_over(run: Simulation) -> None:
     """A process more comes, and takes its share."""
     before = list(run.processes)
-    run.start()
-    run.calm_down()
-    run.processes[-1].is_lazy = False
+    newcomer = _start_well(run)
+    newcomer.is_lazy = False
     for _ in range(20):
         _work(run)
         for process in before:
@@ -90,10 +100,7 @@ def _lose_input(run: Simulation) -> None:
         run.append_poison(POS_SALES.name, partition, None, b"")
     run.broker.logs[POS_SALES.name, partition].forget(run.timeline.now + 1)
     run.processes.clear()
-    while not run.processes or run.processes[-1].ended == "killed":
-        run.start()
-    process = run.processes[-1]
-    run.calm_down()
+    process = _start_well(run)
     _turn_until_it_ends(run, process)
     if not str(process.ended).startswith("InputLost"):
         run.problems.append(f"input was lost, and {process.host.name} goes on: {process.ended}")
