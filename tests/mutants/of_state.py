@@ -163,7 +163,9 @@ STATE = (
         (
             ORDERS,
             "            return False\n    insort(facts, new)\n",
-            "            pass\n    facts.append(new)\n    facts.sort(key=lambda f: (f.time_us, f.rank, f.source, f.id))\n",
+            "            pass\n"
+            "    facts.append(new)\n"
+            "    facts.sort(key=lambda f: (f.time_us, f.rank, f.source, f.id))\n",
         ),
     ),
     bug(
