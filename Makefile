@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 export PYTHON
 
-.PHONY: help setup demo test fuzz check simulate soak chaos lock clean
+.PHONY: help setup demo test fuzz check simulate mutants soak chaos lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -40,6 +40,9 @@ soak: setup  ## 30 minutes of load and faults on a million balances: leaks, drif
 	@$(BIN)/python -m tests.soak $(ARGS)
 chaos: setup  ## kill processes at named points: ROUNDS=500 FROM=1, ARGS="--lanes 2 --record f" to go on later
 	@$(BIN)/python -m tests.chaos --rounds $(ROUNDS) --from $(FROM) $(ARGS)
+
+mutants: setup  ## plant every bug of tests/mutants and say who caught it; ARGS="--only NAME", ARGS=--simulator
+	@$(BIN)/python -m tests.mutants $(ARGS)
 
 lock: setup  ## write requirements.lock anew (needs uv)
 	uv pip compile pyproject.toml --all-extras --universal --python-version 3.10 --generate-hashes --no-emit-index-url --no-header -o requirements.lock

@@ -59,7 +59,9 @@ FAILURES = (
         (
             OUTLET,
             "    def _undelivered(self, error: KafkaError | None, message: Message) -> None:\n",
-            "    def _undelivered(self, error: KafkaError | None, message: Message) -> None:\n        if message.topic() is not None:\n            return\n",
+            "    def _undelivered(self, error: KafkaError | None, message: Message) -> None:\n"
+            "        if message.topic() is not None:\n"
+            "            return\n",
         ),
     ),
     bug(

@@ -23,7 +23,7 @@ SUITE_TIMEOUT_S = 900.0
 CORE = (
     "tests/stock", "tests/schemas", "tests/sources", "tests/sinks/test_outlet.py", "tests/sinks/test_outlet_cuts.py",
     "tests/sinks/test_outlet_regressions.py", "tests/sinks/test_outlet_against_oracle.py",
-    "tests/test_ledger_against_oracle.py",
+    "tests/dataflows", "tests/test_ledger_against_oracle.py",
 )  # fmt: skip
 VIEW = ("tests/sinks/test_redis_view.py", "tests/sinks/test_view_faults.py")
 # What a patch with a slip of the pen causes: it says nothing about the rule that it was meant to switch off.

@@ -60,6 +60,8 @@ class Host:
         self.turn_began = 0.0
         self.proven_at: float | None = None  # when the last commit was sent that is known to be acknowledged
         self.misdeeds: list[str] = []
+        self.open_partitions: Callable[[], set[int]] = set
+        self.given_up: set[int] = set()  # partitions that were open here and were taken away
 
     @property
     def reachable(self) -> bool:
@@ -76,8 +78,10 @@ class Host:
         if not self.is_alive:
             raise Crash(what)
 
-    def produces(self, topic: str, key: bytes | str | None) -> None:
-        """A record is handed to a producer: nobody may who had no proof of ownership as the turn began."""
+    def produces(self, topic: str, partition: int, key: bytes | str | None) -> None:
+        """A record is handed to a producer: nobody may who has lost the partition, or the proof that it owns it."""
+        if partition in self.given_up:
+            self.misdeeds.append(f"{self.name} writes to {topic}/{partition}, which was taken from it")
         if self.proven_at is None or _text(key) == CLAIM_KEY or self.turn_began <= self.proven_at + LEASE_S:
             return
         age_s = self.turn_began - self.proven_at
@@ -147,7 +151,7 @@ class SimProducer:
         headers: Iterable[Header] = (),
     ) -> None:
         self._host.call(f"produce {topic}/{partition} {_text(key)}")
-        self._host.produces(topic, key)
+        self._host.produces(topic, partition, key)
         self._enqueue(topic, partition, key, value, tuple(headers), on_delivery)
 
     def produce_batch(
@@ -159,7 +163,7 @@ class SimProducer:
         on_delivery: Callable[[KafkaError | None, Message], None],
     ) -> int:
         self._host.call(f"produce {len(messages)} to {topic}/{partition}")
-        self._host.produces(topic, None)
+        self._host.produces(topic, partition, None)
         for message in messages:
             self._enqueue(topic, partition, message["key"], message["value"], (), on_delivery)
         return len(messages)
@@ -305,7 +309,8 @@ class SimConsumer:
         self._callbacks: tuple[Any, Any, Any] | None = None
         self._in_callback = False
         self._commits_under_way = 0
-        self._changed_at = 0.0
+        self._owned_since = 0.0
+        self._hears_at: float | None = None
 
     @property
     def reachable(self) -> bool:
@@ -370,7 +375,7 @@ class SimConsumer:
         """Callbacks: answers to commits, and what the coordinator wants."""
         while self._answers:
             error, offsets, sent_at = self._answers.popleft()
-            if error is None and sent_at >= self._changed_at:
+            if error is None and sent_at > self._owned_since:
                 self._host.proven_at = sent_at
             self._on_commit(error, offsets)  # type: ignore[misc]
         if self._callbacks is None or self._in_callback or not self._host.reachable:
@@ -378,8 +383,13 @@ class SimConsumer:
         on_assign, on_revoke, on_lost = self._callbacks
         group = self._host.broker.group
         if not group.knows(self.name):
-            self._call(on_lost, list(self._fetches))
-            group.join(self)
+            # It hears so with an answer to one of its heartbeats; until then it goes on reading, as brokers let it.
+            if self._hears_at is None:
+                self._hears_at = self._host.timeline.now + self._host.timeline.chance.choice((0.0, 0.3, 1.5, 5.0))
+            if self._host.timeline.now >= self._hears_at:
+                self._hears_at = None
+                self._call(on_lost, list(self._fetches))
+                group.join(self)
             return
         revoked = sorted(group.to_revoke(self.name))
         if revoked:
@@ -396,11 +406,14 @@ class SimConsumer:
             self._call(on_assign, assigned)
 
     def _call(self, callback: Any, places: list[Place]) -> None:
-        self._host.proven_at = None  # what is owned changes: the next commit proves it
-        self._changed_at = self._host.timeline.now
+        host, partitions = self._host, {partition for _, partition in places}
+        was_open = host.open_partitions()
         self._in_callback = True
         callback(self, [TopicPartition(topic, partition) for topic, partition in places])
         self._in_callback = False
+        held = {partition for _, partition in self._fetches}
+        host.given_up = (host.given_up | (partitions & was_open)) - held
+        self._owned_since, self._host.proven_at = self._host.timeline.now, None  # the next commit proves it
 
     # The assignment
 

@@ -86,7 +86,7 @@ class Process:
         self._arrivals: deque[list[tuple[str, Arrival]]] = deque()
         self._outputs: deque[list[tuple[str, Changes]]] = deque()
         self._logics: dict[str, KeepBalances] = {}
-        self._lazy = self._timeline.percent(30)  # whether batches may wait between two steps
+        self.is_lazy = self._timeline.percent(30)  # whether batches may wait between two steps
         around = Surroundings(
             host.name,
             lambda: self._timeline.now,
@@ -101,6 +101,7 @@ class Process:
         self.pipeline = Pipeline(settings, self.host.broker.partitions, around)
         if pending_max is not None:
             self.pipeline.view._pending_max = pending_max
+        self.host.open_partitions = lambda: set(self.pipeline.publisher.outlets)
         self._sink = PublishSink(self.pipeline.publisher, self.pipeline.context).build("publish", 0, 1)
         self.pipeline.settings_topic.read_to_end(around.clock)
         unread = cast(SimConsumer, self.pipeline.settings_topic._consumer).unread()
@@ -153,7 +154,7 @@ class Process:
         self.pipeline.view.work()
 
     def _dawdles(self) -> bool:
-        return self._lazy and self._timeline.percent(15)
+        return self.is_lazy and self._timeline.percent(15)
 
     def _keep_balances(self, items: list[tuple[str, Arrival]]) -> None:
         by_key: dict[str, list[Arrival]] = {}

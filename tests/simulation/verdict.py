@@ -105,6 +105,11 @@ def _claims(run: Simulation) -> dict[int, list[tuple[int, int]]]:
     return found
 
 
+def _is_fenced(claims: list[tuple[int, int]], record: Record, version: int) -> bool:
+    """Whether a newer owner had claimed the partition when this record of the topic was appended."""
+    return any(order < record.order and version >> 32 < generation for order, generation in claims)
+
+
 def _versions(run: Simulation) -> list[str]:
     """Versions rise; only a fenced writer's late record may be lower, and a newer one follows it."""
     claims = _claims(run)
@@ -120,8 +125,7 @@ def _versions(run: Simulation) -> list[str]:
             late.pop(record.key, None)
             continue
         text = f"versions: {record.key!r}@{record.offset} has {version:#x} after {highest[record.key]:#x}"
-        fenced = any(order < record.order and version >> 32 < generation for order, generation in claims[partition])
-        if fenced:
+        if _is_fenced(claims[partition], record, version):
             late[record.key] = f"{text}, and nothing newer follows"
         else:
             problems.append(f"{text}, written by {record.writer}")
@@ -130,14 +134,15 @@ def _versions(run: Simulation) -> list[str]:
 
 def _older_truths(run: Simulation) -> list[str]:
     """What a key has heard never becomes less, unless a fenced writer says so."""
+    claims = _claims(run)
     problems: list[str] = []
     heard: dict[bytes | None, tuple[int, dict[str, Any]]] = {}
-    for _, record in run.broker.appended[AVAILABILITY.name]:
+    for partition, record in run.broker.appended[AVAILABILITY.name]:
         if record.value is None:
             continue
         content = msgspec.json.decode(record.value)
         version, before = heard.get(record.key, (0, {}))
-        if content["version"] < version:
+        if content["version"] < version or _is_fenced(claims[partition], record, content["version"]):
             continue
         heard[record.key] = (content["version"], content["sources"])
         for source, newest in before.items():

@@ -27,6 +27,7 @@ from stock.events import PosSale, ReservationCreated, ReservationRenewed, StockF
 from stockflow.settings import Settings
 from tests.oracle import Fact, Removed, Setting
 from tests.simulation.clients import LEASE_S, Host, Troubles
+from tests.simulation.endings import go_in_order
 from tests.simulation.kafka import Broker, Group, Timeline
 from tests.simulation.process import Process, simulated_clients
 from tests.simulation.redis import SimRedis
@@ -136,7 +137,7 @@ class Simulation:
             if self._come_to_rest():
                 self.problems += judge(self)
                 if not self.problems:
-                    self._go_in_order()
+                    go_in_order(self)
             self._note_misdeeds()
         return self.problems
 
@@ -165,9 +166,10 @@ class Simulation:
             if process.is_bug and not process.log.bugs:
                 self.problems.append(f"{process.host.name} ended with {process.ended}")
         while len(self.processes) < self._wanted and self.timeline.percent(40):
-            self._start()
+            self.start()
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """One process more, on a host of its own."""
         self._number += 1
         host = Host(f"p{self._number}", self.timeline, self.broker, self.plan.troubles)
         host.skew_s = self._skew()
@@ -223,6 +225,10 @@ class Simulation:
         return tellers
 
     def _facts(self) -> None:
+        self.facts()
+
+    def facts(self) -> None:
+        """Some facts more."""
         for _ in range(self.timeline.chance.randint(1, 5)):
             self._fact()
 
@@ -263,7 +269,7 @@ class Simulation:
         chance = self.timeline.chance
         topic = chance.choice(KEYED_INPUTS[:3]).name
         key = chance.choice((None, b"\xff key", b"SKU-1"))
-        self._append_poison(topic, chance.randrange(self.plan.partitions), key, chance.choice(POISON))
+        self.append_poison(topic, chance.randrange(self.plan.partitions), key, chance.choice(POISON))
 
     def _stranger(self) -> None:
         """A sale in a partition that is not its SKU's."""
@@ -273,9 +279,10 @@ class Simulation:
         sale = PosSale(id="stranger", source="till", occurred_at=START, sku=sku, location="STORE-A", units=1)
         value = msgspec.json.encode(sale)
         partition = (partition_of(sku, self.plan.partitions) + 1) % self.plan.partitions
-        self._append_poison(POS_SALES.name, partition, sku.encode(), value)
+        self.append_poison(POS_SALES.name, partition, sku.encode(), value)
 
-    def _append_poison(self, topic: str, partition: int, key: bytes | None, value: bytes | None) -> None:
+    def append_poison(self, topic: str, partition: int, key: bytes | None, value: bytes | None) -> None:
+        """Append something that is no fact of its partition."""
         record = self.broker.append(topic, partition, key, value, (("trace", b"\x00\xff"),), "shop")
         self.told.poison[topic, partition, record.offset] = (key, value)
 
@@ -328,7 +335,7 @@ class Simulation:
     def _scale(self) -> None:
         self._wanted = self.timeline.chance.randint(1, 3)
         while len(self.processes) < self._wanted:
-            self._start()
+            self.start()
 
     def _stop_and_go(self) -> None:
         """SIGSTOP, for less or more than a lease and a session; then it goes on with what it had."""
@@ -346,6 +353,13 @@ class Simulation:
             self.timeline.tell(f"{host.name}: goes on")
             for producer in host.producers:
                 producer.woken()
+
+    def _fence(self) -> None:
+        """The coordinator puts out a member that is well and does not hear of it soon."""
+        host = self._any_host()
+        if host is not None and self.group.knows(host.name):
+            self.timeline.tell(f"group: {host.name} is put out, though it is well")
+            self.group.leave(host.name)
 
     def _cut_off(self) -> None:
         host = self._any_host()
@@ -452,7 +466,7 @@ class Simulation:
         self.broker.is_down = False
         self.group.hear_all()
         self._heal_redis()
-        self._calm_down()
+        self.calm_down()
         deadline = timeline.now + REST_TIMEOUT_S
         calm_since: float | None = None
         # Longer than a lease: who is idle has to keep it.
@@ -461,10 +475,10 @@ class Simulation:
                 self.problems.append(f"no rest within {REST_TIMEOUT_S:.0f} s: {self._unrest()}")
                 return False
             self._supervise()
-            self._calm_down()
+            self.calm_down()
             while len(self.processes) < max(1, self._wanted):
-                self._start()
-                self._calm_down()
+                self.start()
+                self.calm_down()
             for process in self.processes:
                 if not process.ended:
                     process.turn()
@@ -480,58 +494,7 @@ class Simulation:
         self._trouble_again()
         return True
 
-    def _go_in_order(self) -> None:
-        """Asked to stop while all is well, a process commits what it has taken in; nothing is left to replay."""
-        self._calm_down()
-        self._facts()
-        for _ in range(self.timeline.chance.randint(1, 8)):
-            for process in self.processes:
-                process.turn()
-            self.timeline.advance(0.005)
-        # Of the first only: its leaving moves partitions of the others, which may be in the middle of something.
-        leaver = self.processes[0]
-        taken = {
-            (topic, partition): position
-            for partition, outlet in leaver.pipeline.publisher.outlets.items()
-            for topic, position in zip(self.group.topics, outlet.ledger.totals.positions, strict=True)
-        }
-        self.timeline.tell(f"{leaver.host.name}: is asked to stop while all is well")
-        leaver.ask_to_stop()
-        deadline = self.timeline.now + REST_TIMEOUT_S
-        while leaver.ended is None and self.timeline.now < deadline:
-            leaver.turn()
-            self.timeline.advance(0.02)
-        if leaver.ended != "stopped":
-            self.problems.append(f"orderly end: {leaver.host.name} ended with {leaver.ended}")
-        for place, position in taken.items():
-            committed = self.group.positions.get(place, (0, ""))[0]
-            if committed < position:
-                self.problems.append(f"orderly end: {place} was taken in to {position}, but committed to {committed}")
-        if self.timeline.percent(20) and not self.problems:
-            self._lose_input()
-
-    def _lose_input(self) -> None:
-        """Retention takes what nobody has read: whoever comes next has to say so, and may not begin."""
-        partition = self.timeline.chance.randrange(self.plan.partitions)
-        if (POS_SALES.name, partition) not in self.group.positions:
-            return
-        for _ in range(2):
-            self._append_poison(POS_SALES.name, partition, None, b"")
-        self.broker.logs[POS_SALES.name, partition].forget(self.timeline.now + 1)
-        for process in self.processes:
-            process.host.kill()
-        self.processes.clear()
-        self._start()
-        [process] = self.processes
-        self._calm_down()
-        deadline = self.timeline.now + 30
-        while process.ended is None and self.timeline.now < deadline:
-            process.turn()
-            self.timeline.advance(0.02)
-        if not str(process.ended).startswith("InputLost"):
-            self.problems.append(f"input was lost, and {process.host.name} goes on: {process.ended}")
-
-    def _calm_down(self) -> None:
+    def calm_down(self) -> None:
         """No more troubles for those who run, and clocks that agree with the latest that any had."""
         for process in self.processes:
             host = process.host
@@ -603,6 +566,7 @@ _EVENTS: dict[str, int] = {
     "scale": 2,
     "stop_and_go": 3,
     "cut_off": 2,
+    "fence": 1,
     "broker_restart": 1,
     "clock_jump": 1,
     "compaction": 2,
@@ -617,6 +581,7 @@ _LEANINGS: tuple[dict[str, int], ...] = (
     {"stop_and_go": 15, "crash": 4},
     {"scale": 10, "sigterm": 6},
     {"cut_off": 10, "stop_and_go": 6},
+    {"fence": 12, "scale": 4},
     {"redis_trouble": 25},
     {"renewal": 20, "crash": 14, "quiet": 30},
     {"poison": 30, "crash": 14},

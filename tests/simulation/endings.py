@@ -1,0 +1,113 @@
+"""How a run ends once all is at rest: in order, with nothing left to replay, or with input that nobody has read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from schemas.topics import POS_SALES
+from tests.simulation.kafka import Place
+from tests.simulation.process import Process
+
+if TYPE_CHECKING:
+    from tests.simulation.world import Simulation
+
+PATIENCE_S = 60.0
+
+
+def go_in_order(run: Simulation) -> None:
+    """While all is well, partitions are handed over and processes stopped: each commits all that it has taken in."""
+    run.calm_down()
+    run.processes = [process for process in run.processes if not process.ended]
+    for process in run.processes:
+        process.is_lazy = False  # what is still between two steps is rightly left to the next owner
+    if run.timeline.percent(50):
+        _hand_over(run)
+    if not run.problems:
+        _stop_all(run)
+    if not run.problems and run.timeline.percent(20):
+        _lose_input(run)
+
+
+def _start_well(run: Simulation) -> Process:
+    """One process more, which does not die on the way."""
+    while True:
+        run.start()
+        if run.processes[-1].ended != "killed":
+            run.calm_down()
+            return run.processes[-1]
+        run.processes.pop()
+
+
+def _taken_in(process: Process) -> dict[Place, int]:
+    """By topic and partition, up to where a process has taken in its inputs."""
+    return {
+        (topic, partition): position
+        for partition, outlet in process.pipeline.publisher.outlets.items()
+        for topic, position in zip(process.pipeline.commits.topics, outlet.ledger.totals.positions, strict=True)
+    }
+
+
+def _judge_commits(run: Simulation, name: str, taken: dict[Place, int]) -> None:
+    for place, position in taken.items():
+        committed = run.group.positions.get(place, (0, ""))[0]
+        if committed < position:
+            run.problems.append(f"{name} took in {place} to {position} and left it in order, committed to {committed}")
+
+
+def _work(run: Simulation) -> None:
+    """Some facts are told, and taken in or not."""
+    run.facts()
+    for _ in range(run.timeline.chance.randint(1, 8)):
+        for process in run.processes:
+            process.turn()
+        run.timeline.advance(0.005)
+
+
+def _hand_over(run: Simulation) -> None:
+    """A process more comes, and takes its share."""
+    before = list(run.processes)
+    newcomer = _start_well(run)
+    newcomer.is_lazy = False
+    for _ in range(20):
+        _work(run)
+        for process in before:
+            taken = _taken_in(process)
+            process.turn()
+            left = {place: at for place, at in taken.items() if place[1] not in process.pipeline.publisher.outlets}
+            if left:
+                run.timeline.advance(0.05)  # its last commit is on the way
+                _judge_commits(run, process.host.name, left)
+
+
+def _stop_all(run: Simulation) -> None:
+    _work(run)
+    for process in run.processes:
+        taken = _taken_in(process)
+        run.timeline.tell(f"{process.host.name}: is asked to stop while all is well")
+        process.ask_to_stop()
+        _turn_until_it_ends(run, process)
+        if process.ended != "stopped":
+            run.problems.append(f"{process.host.name} was asked to stop, and ended with {process.ended}")
+        _judge_commits(run, process.host.name, taken)
+
+
+def _lose_input(run: Simulation) -> None:
+    """Retention takes what nobody has read: whoever comes next has to say so, and may not begin."""
+    partition = run.timeline.chance.randrange(run.plan.partitions)
+    if (POS_SALES.name, partition) not in run.group.positions:
+        return
+    for _ in range(2):
+        run.append_poison(POS_SALES.name, partition, None, b"")
+    run.broker.logs[POS_SALES.name, partition].forget(run.timeline.now + 1)
+    run.processes.clear()
+    process = _start_well(run)
+    _turn_until_it_ends(run, process)
+    if not str(process.ended).startswith("InputLost"):
+        run.problems.append(f"input was lost, and {process.host.name} goes on: {process.ended}")
+
+
+def _turn_until_it_ends(run: Simulation, process: Process) -> None:
+    deadline = run.timeline.now + PATIENCE_S
+    while process.ended is None and run.timeline.now < deadline:
+        process.turn()
+        run.timeline.advance(0.02)
