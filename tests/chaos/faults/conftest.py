@@ -89,8 +89,8 @@ def watch(request: pytest.FixtureRequest, sending: Callable[[Stage], Sending]) -
     """A function that makes the watch over a stage; its load is seeded."""
     with ExitStack() as stack:
 
-        def make(stage: Stage, seed: int) -> Watch:
-            made = Watch(stage, sending(stage), seed, request.config.stash[_report])
+        def make(stage: Stage, seed: int, per_second: int = 0) -> Watch:
+            made = Watch(stage, sending(stage), seed, request.config.stash[_report], per_second)
             stack.callback(made.close)
             return made
 
