@@ -87,7 +87,6 @@ def test_leaders_that_move_cost_seconds_and_end_no_process(
         with seen.fault("it comes back and leads again"):
             node.start()
             cluster.wait_until_in_sync()
-            cluster.lead_as_preferred(on.prefix)
             on.eventually(lambda node=node: cluster.led_by(node, on.prefix) > 0, "it leads again")
     seen.judge()
     assert [len(pipeline.logged("starting")) for pipeline in pipelines] == [1, 1]
