@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from confluent_kafka import ElectionType, KafkaException, TopicPartition
+from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from stockflow.embedded import KafkaBroker, ServerUnavailable
@@ -80,8 +80,9 @@ class Node(KafkaBroker):
             **{f"{topic}.replication.factor": str(NODES) for topic in _INTERNAL_TOPICS},
             "transaction.state.log.min.isr": str(NODES - 1),
             "share.coordinator.state.topic.min.isr": str(NODES - 1),
-            "auto.leader.rebalance.enable": "false",  # Leaders move when a test says so.
-            "controlled.shutdown.enable": "true",
+            # A node that comes back gets its partitions again soon: the default looks each five minutes.
+            "leader.imbalance.check.interval.seconds": "2",
+            "leader.imbalance.per.broker.percentage": "0",
         }
 
 
@@ -148,17 +149,6 @@ class Cluster:
             return all(len(p.isrs) == NODES for topic in topics for p in topic.partitions.values())
 
         self._eventually(in_sync, "all replicas are in sync")
-
-    def lead_as_preferred(self, prefix: str) -> None:
-        """Give every partition back to its preferred leader, as an administrator does after a restart."""
-        places = [
-            TopicPartition(name, number)
-            for name, topic in self._metadata().topics.items()
-            if name.startswith(prefix)
-            for number in topic.partitions
-        ]
-        admin = self._admin()
-        admin.elect_leaders(ElectionType.PREFERRED, places, request_timeout=REQUEST_TIMEOUT_S).result()
 
     def _admin(self) -> AdminClient:
         """A new client; it has to live until its answers are there."""

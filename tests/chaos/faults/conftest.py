@@ -23,8 +23,8 @@ HEARTBEAT_MS = 500
 SESSION_MS = 6_000
 LEASE = {"LEASE_MS": "4000"}
 # Where the broker itself fails, members need sessions and leases that outlast it, also on a busy machine.
-LONG_SESSION_MS = 60_000
-LONG_LEASE = {"LEASE_MS": "50000"}
+LONG_SESSION_MS = 300_000
+LONG_LEASE = {"LEASE_MS": "240000"}
 LINKS = 2
 
 _report = pytest.StashKey[list[Fault]]()
@@ -89,8 +89,8 @@ def watch(request: pytest.FixtureRequest, sending: Callable[[Stage], Sending]) -
     """A function that makes the watch over a stage; its load is seeded."""
     with ExitStack() as stack:
 
-        def make(stage: Stage, seed: int) -> Watch:
-            made = Watch(stage, sending(stage), seed, request.config.stash[_report])
+        def make(stage: Stage, seed: int, per_second: int = 0) -> Watch:
+            made = Watch(stage, sending(stage), seed, request.config.stash[_report], per_second)
             stack.callback(made.close)
             return made
 

@@ -72,7 +72,7 @@ def test_leaders_that_move_cost_seconds_and_end_no_process(
     on = stage(PARTITIONS, bootstrap=cluster.bootstrap, **LONG_LEASE)
     pipelines = [on.pipeline().launch(), on.pipeline().launch()]
     on.wait_for_owners(3, 3)
-    seen = watch(on, seed=402).start()
+    seen = watch(on, seed=402, per_second=10 * PARTITIONS).start()  # Three brokers have enough to do.
     for node, name, stop in zip(
         cluster.nodes,
         ("first of 3 brokers killed", "second of 3 stopped (SIGTERM)", "third of 3 killed"),
@@ -87,7 +87,6 @@ def test_leaders_that_move_cost_seconds_and_end_no_process(
         with seen.fault("it comes back and leads again"):
             node.start()
             cluster.wait_until_in_sync()
-            cluster.lead_as_preferred(on.prefix)
             on.eventually(lambda node=node: cluster.led_by(node, on.prefix) > 0, "it leads again")
     seen.judge()
     assert [len(pipeline.logged("starting")) for pipeline in pipelines] == [1, 1]
