@@ -29,6 +29,9 @@ BACKLOG = 20_000  # Records behind, over all partitions, from which on that hold
 # ... runs of this size instead of 1 MB: in consecutive polls of one partition the same keys change again, within their
 # routine interval and while their balances are still in the processor's caches. The client's 64 MB bound all of them.
 FETCH_PARTITION_BYTES = 8 * 1024 * 1024
+# Also how long the group's coordinator waits for a member that should give partitions up. The client's 300 s would be
+# how long partitions stand still if what the coordinator asked for was lost on its way; turns here take milliseconds.
+POLL_INTERVAL_MS_MAX = 60_000
 POLL_IDLE_S = 0.01  # Blocking here is what keeps an idle process idle.
 POLL_BUSY_S = 0.001  # While acknowledgements are expected, they should not wait for the next event.
 SETTINGS_INTERVAL_S = 0.05
@@ -235,6 +238,7 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
     def _config(self) -> dict[str, Any]:
         config: dict[str, Any] = {
             "max.partition.fetch.bytes": FETCH_PARTITION_BYTES,
+            "max.poll.interval.ms": POLL_INTERVAL_MS_MAX,
             **self._options.client_config,
             "group.id": self._options.group_id,
             "enable.auto.commit": False,
