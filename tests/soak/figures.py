@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import sqrt
+from statistics import median
 from typing import Any
 
 import polars as pl
@@ -22,8 +23,11 @@ MINUTE_S = 60.0
 AFTER_FAULT_S = 10.0  # Caches and queues come to rest.
 # Resident bytes that are meant to be kept; `python -m benchmarks.memory` measures them.
 FACT_BYTES, BALANCE_BYTES, ORDER_BYTES = 184, 306, 890
-LEAK_MB_PER_H_MAX = 30.0  # The lower end of the interval of what is left unexplained may not lie above.
+LEAK_MB_PER_H_MAX = 30.0  # If the whole interval of what is left unexplained lies above, that is a leak.
 FDS_GROWN_MAX = 3  # Probes and scrapes come and go; a leak of one per fault would show as more.
+POINT_S = 15.0  # Of calm time make one point of the slope within stretches.
+POINTS_MIN = 10
+NORMAL_95 = 1.959964
 MINUTES_MIN = 5  # With fewer calm minutes no slope is judged.
 SLOTS_MIN = 2  # Calm slots that make a minute's latency.
 
@@ -45,11 +49,17 @@ class Slope:
 
 @dataclass(frozen=True)
 class Memory:
-    """The survivor's resident memory in calm time of the second half, in MB and MB per hour; None: too short."""
+    """The survivor's resident memory in calm time, in MB and MB per hour; None: too short to tell.
+
+    `total` is the slope of the second half across its faults, after each of which the allocator keeps more or less.
+    `unexplained` is what usually grows between them, within calm stretches that have a level of their own each,
+    without what facts, balances and orders take. `stretches_mb` are those levels over the whole run.
+    """
 
     total: Slope | None
     explained: dict[str, float]
     unexplained: Slope | None
+    stretches_mb: list[float]
     first_mb: float
     last_mb: float
     peak_mb: float
@@ -111,9 +121,28 @@ def slope(at_s: Sequence[float], values: Sequence[float]) -> Slope | None:
     return Slope(per_h, per_h - reach, per_h + reach, len(points))
 
 
+def usual_slope(at_s: Sequence[float], values: Sequence[float], levels: Sequence[int]) -> Slope | None:
+    """The median slope between any two points of one level (Theil and Sen), with Kendall's interval.
+
+    Unlike least squares it does not care about a few steps, as when the allocator gives memory back.
+    """
+    each = sorted(
+        (values[j] - values[i]) / (at_s[j] - at_s[i]) * 3_600
+        for i in range(len(at_s))
+        for j in range(i + 1, len(at_s))
+        if levels[i] == levels[j] and at_s[j] > at_s[i]
+    )
+    if len(at_s) < POINTS_MIN or not each:
+        return None
+    sizes = [levels.count(level) for level in set(levels)]
+    reach = NORMAL_95 * sqrt(sum(n * (n - 1) * (2 * n + 5) for n in sizes) / 18)
+    low, high = max(0, int((len(each) - reach) / 2)), min(len(each) - 1, int((len(each) + reach) / 2) + 1)
+    return Slope(float(median(each)), each[low], each[high], len(at_s))
+
+
 def student_95(freedom: int) -> float:
     """Two-sided 95 % quantile of Student's t by the expansion of Cornish and Fisher; within 2 % from 3 on."""
-    z = 1.959964
+    z = NORMAL_95
     g1 = (z**3 + z) / 4
     g2 = (5 * z**5 + 16 * z**3 + 3 * z) / 96
     g3 = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
@@ -125,24 +154,39 @@ def memory(rows: Sequence[Mapping[str, Any]], process: str, windows: Sequence[Wi
     calm = calm_rows(rows, process, windows)
     peak = max((row["rss"] for row in rows if row["process"] == process and row.get("rss")), default=0) / MB
     if calm.is_empty():
-        return Memory(None, {}, None, 0.0, 0.0, peak)
-    minutes = (
-        calm.with_columns(minute=(pl.col("at_s") // MINUTE_S), rss=pl.col("rss") / MB)
-        .with_columns(
-            facts=pl.col("facts") * FACT_BYTES / MB,
-            balances=pl.col("balances") * BALANCE_BYTES / MB,
-            orders=pl.col("orders") * ORDER_BYTES / MB,
-        )
-        .group_by("minute")
-        .agg(pl.col("at_s", "rss", "facts", "balances", "orders").median())
-        .sort("minute")
+        return Memory(None, {}, None, [], 0.0, 0.0, peak)
+    kept = ("facts", "balances", "orders")
+    sized = calm.with_columns(
+        pl.col("rss") / MB,
+        facts=pl.col("facts") * FACT_BYTES / MB,
+        balances=pl.col("balances") * BALANCE_BYTES / MB,
+        orders=pl.col("orders") * ORDER_BYTES / MB,
+        stretch=pl.sum_horizontal(pl.lit(0), *(pl.col("at_s") > end for _, end in windows)),
     )
-    later = minutes.filter(pl.col("at_s") >= length_s / 2)
-    at, kept = later["at_s"].to_list(), ("facts", "balances", "orders")
+    later = _medians(sized.filter(pl.col("at_s") >= length_s / 2), MINUTE_S)
+    at = later["at_s"].to_list()
     parts = {name: found.per_h for name in kept if (found := slope(at, later[name].to_list())) is not None}
-    rest = later.select(pl.col("rss") - pl.sum_horizontal(*kept)).to_series().to_list()
-    ends = minutes["rss"].to_list()
-    return Memory(slope(at, later["rss"].to_list()), parts, slope(at, rest), ends[0], ends[-1], peak)
+    fine = _medians(sized, POINT_S)
+    rest = fine.select(pl.col("rss") - pl.sum_horizontal(*kept)).to_series().to_list()
+    ends = sized.sort("at_s")["rss"].to_list()
+    return Memory(
+        slope(at, later["rss"].to_list()),
+        parts,
+        usual_slope(fine["at_s"].to_list(), rest, fine["stretch"].to_list()),
+        sized.group_by("stretch").agg(pl.col("rss").median()).sort("stretch")["rss"].to_list(),
+        ends[0],
+        ends[-1],
+        peak,
+    )
+
+
+def _medians(sized: pl.DataFrame, every_s: float) -> pl.DataFrame:
+    """One row per so many seconds of each calm stretch."""
+    return (
+        sized.group_by("stretch", (pl.col("at_s") // every_s).alias("slot"))
+        .agg(pl.col("at_s", "rss", "facts", "balances", "orders").median())
+        .sort("at_s")
+    )
 
 
 def steps(calm: pl.DataFrame, column: str, length_s: float) -> Steps:
