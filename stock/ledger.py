@@ -318,8 +318,10 @@ class Ledger:
             self.recent.rewrite(int(key.removeprefix(JOURNAL_PREFIX)))
 
     def set_cause(self, key: str, cause: Cause) -> None:
-        """Note a cause that is no fact of this balance, such as a policy."""
-        self.balance(key).cause = cause
+        """Note a cause that is no fact of this balance, such as a policy; a receipt or return stays until published."""
+        balance = self.balance(key)
+        if not (balance.flags & CAUSE_PINNED and balance.cause is not None):
+            balance.cause = cause
         self._dirty[key] = None
 
     # Time

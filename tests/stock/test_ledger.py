@@ -237,6 +237,18 @@ def test_the_cause_of_a_void_is_when_it_was_said() -> None:
     assert told(void("pos.sale", 9, 1, 2)).record().cause.occurred_at == at(9)
 
 
+@pytest.mark.parametrize("then", [[], [renewed(59, 300)]], ids=["the hold ends", "and is reopened"])
+def test_an_unpublished_receipt_is_the_cause_also_when_a_hold_ends(then: list[StockFact]) -> None:
+    """Who waits for goods must not miss the receipt, and no ended hold may stay the cause of what follows."""
+    desk = told(hold(0, 1, 60), fact("wms.receipt", 1, 5))
+    desk.ledger.advance(us(70))
+    desk.tell(*then)
+    assert desk.record().cause.type == "wms.receipt"
+    desk.ledger.publishing(KEY)
+    desk.tell(fact("pos.sale", 80, 1))
+    assert desk.record().cause.type == "pos.sale"
+
+
 def test_a_changed_rule_is_a_cause() -> None:
     """Told from outside, published once, then facts speak again."""
     desk = told(RECEIPT)
