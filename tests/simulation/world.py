@@ -27,6 +27,7 @@ from stock.events import PosSale, ReservationCreated, ReservationRenewed, StockF
 from stockflow.settings import Settings
 from tests.oracle import Fact, Removed, Setting
 from tests.simulation.clients import LEASE_S, Host, Troubles
+from tests.simulation.commits import unsaid
 from tests.simulation.endings import go_in_order
 from tests.simulation.kafka import Broker, Group, Timeline
 from tests.simulation.process import Process, simulated_clients
@@ -82,6 +83,7 @@ class Told:
     """Everything that was told, as the judge needs it."""
 
     facts: list[tuple[int, Fact]] = field(default_factory=list)  # with the order of its append
+    placed: list[tuple[int, Fact]] = field(default_factory=list)  # the same, with their partition
     settings: list[Setting] = field(default_factory=list)
     refused_settings: dict[tuple[str, int, int], bytes | None] = field(default_factory=dict)
     poison: dict[tuple[str, int, int], tuple[bytes | None, bytes | None]] = field(default_factory=dict)
@@ -185,7 +187,9 @@ class Simulation:
             kafka={"client.id": host.name},
         )
         pending_max = 4 if self.plan.small_limits else None
-        self.processes.append(Process(host, self.redis, settings, pending_max))
+        process = Process(host, self.redis, settings, pending_max)
+        host.on_commit = lambda committed: self.problems.extend(unsaid(self, process, committed))
+        self.processes.append(process)
 
     def _skew(self) -> float:
         skew = self.timeline.chance.choice((0, 0, 0, 0, 0.5, -0.5, 30, -30, 600))
@@ -255,7 +259,9 @@ class Simulation:
         if isinstance(message, StockFact):
             partition = partition_of(message.sku, self.plan.partitions)
             record = self.broker.append(topic, partition, key.encode(), value, (), "shop")
-            self.told.facts.append((record.order, Fact(topic, record.offset, message)))
+            fact = Fact(topic, record.offset, message)
+            self.told.facts.append((record.order, fact))
+            self.told.placed.append((partition, fact))
         else:
             # All settings stand in one partition: the order of two for one key is the order of their log.
             record = self.broker.append(topic, 0, key.encode(), value, (), "planning")
