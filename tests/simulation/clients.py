@@ -60,6 +60,8 @@ class Host:
         self.turn_began = 0.0
         self.proven_at: float | None = None  # when the last commit was sent that is known to be acknowledged
         self.misdeeds: list[str] = []
+        self.was_told_nowhere = False  # of a record that it was acknowledged and does not exist
+        self.on_commit: Callable[[dict[Place, int]], None] = lambda _: None
         self.open_partitions: Callable[[], set[int]] = set
         self.given_up: set[int] = set()  # partitions that were open here and were taken away
 
@@ -234,6 +236,7 @@ class SimProducer:
             self._fail(place, queue.popleft())
         elif timeline.percent(host.troubles.nowhere):
             timeline.tell(f"{host.name}: {place[0]}/{place[1]} acknowledges a record that it does not have")
+            host.was_told_nowhere = True
             self._answer([(queue.popleft(), None)], place)
         else:
             whole = timeline.percent(60)
@@ -336,6 +339,7 @@ class SimConsumer:
     def commit(self, offsets: list[TopicPartition], asynchronous: bool) -> list[TopicPartition] | None:
         self._host.call("commit " + ", ".join(f"{tp.topic}/{tp.partition}@{tp.offset}" for tp in offsets))
         asked, now = list(offsets), self._host.timeline.now
+        self._host.on_commit({(tp.topic, tp.partition): tp.offset for tp in asked})
         self._commits_under_way += 1
         if asynchronous:
             self._host.timeline.later(self._host.round_trip_s(), lambda: self._arrive(asked, now, self._answers, 20))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from schemas.topics import POS_SALES
+from schemas.topics import POS_SALES, STOCK_STATE
+from stock.events import PolicyRemoved, PolicySet, PolicyValues, Scope
+from tests.simulation.clients import Troubles
 from tests.simulation.kafka import Place
 from tests.simulation.process import Process
+from tests.simulation.verdict import judge
+from tests.strategies import START
 
 if TYPE_CHECKING:
     from tests.simulation.world import Simulation
@@ -16,16 +20,21 @@ PATIENCE_S = 60.0
 
 def go_in_order(run: Simulation) -> None:
     """While all is well, partitions are handed over and processes stopped: each commits all that it has taken in."""
-    run.calm_down()
-    run.processes = [process for process in run.processes if not process.ended]
-    for process in run.processes:
-        process.is_lazy = False  # what is still between two steps is rightly left to the next owner
-    if run.timeline.percent(50):
-        _hand_over(run)
+    _calm_down(run)
+    for ending, percent in ((_late_state, 20), (_rule_there_and_back, 20), (_hand_over, 50)):
+        if not run.problems and run.timeline.percent(percent):
+            ending(run)
     if not run.problems:
         _stop_all(run)
     if not run.problems and run.timeline.percent(20):
         _lose_input(run)
+
+
+def _calm_down(run: Simulation) -> None:
+    run.calm_down()
+    run.processes = [process for process in run.processes if not process.ended]
+    for process in run.processes:
+        process.is_lazy = False  # what is still between two steps is rightly left to the next owner
 
 
 def _start_well(run: Simulation) -> Process:
@@ -33,7 +42,7 @@ def _start_well(run: Simulation) -> Process:
     while True:
         run.start()
         if run.processes[-1].ended != "killed":
-            run.calm_down()
+            _calm_down(run)
             return run.processes[-1]
         run.processes.pop()
 
@@ -66,8 +75,7 @@ def _work(run: Simulation) -> None:
 def _hand_over(run: Simulation) -> None:
     """A process more comes, and takes its share."""
     before = list(run.processes)
-    newcomer = _start_well(run)
-    newcomer.is_lazy = False
+    _start_well(run)
     for _ in range(20):
         _work(run)
         for process in before:
@@ -77,6 +85,46 @@ def _hand_over(run: Simulation) -> None:
             if left:
                 run.timeline.advance(0.05)  # its last commit is on the way
                 _judge_commits(run, process.host.name, left)
+
+
+def _late_state(run: Simulation) -> None:
+    """A fenced writer's state arrives while nobody is there, and at last it alone is left of its key."""
+    run.kill_all()
+    run.write_late(STOCK_STATE.name)
+    if _rest_and_judge(run):
+        run.compact()
+        run.kill_all()
+        _rest_and_judge(run)
+
+
+def _rule_there_and_back(run: Simulation) -> None:
+    """A rule changes and its records are long on their way; it changes back while nobody is there."""
+    if not run.told.facts:
+        return
+    _, fact = run.timeline.chance.choice(run.told.facts)
+    scope = Scope(sku=fact.event.sku, location=fact.event.location)
+    saying: dict[str, Any] = {"source": "planning", "policy": "there-and-back"}
+    run.append(
+        PolicySet(id="there", occurred_at=START, scope=scope, values=PolicyValues(safety_stock=7, buffer=1), **saying)
+    )
+    for process in run.processes:
+        process.host.troubles = Troubles(slow=70)
+    for _ in range(3):
+        _work(run)
+        for _ in range(run.timeline.chance.randint(5, 30)):
+            for process in run.processes:
+                process.turn()
+            run.timeline.advance(0.02)
+    run.kill_all()
+    run.append(PolicyRemoved(id="back", occurred_at=START, **saying))
+    _rest_and_judge(run)
+
+
+def _rest_and_judge(run: Simulation) -> bool:
+    if run.come_to_rest():
+        run.problems += judge(run)
+    _calm_down(run)
+    return not run.problems
 
 
 def _stop_all(run: Simulation) -> None:
@@ -99,7 +147,7 @@ def _lose_input(run: Simulation) -> None:
     for _ in range(2):
         run.append_poison(POS_SALES.name, partition, None, b"")
     run.broker.logs[POS_SALES.name, partition].forget(run.timeline.now + 1)
-    run.processes.clear()
+    run.kill_all()
     process = _start_well(run)
     _turn_until_it_ends(run, process)
     if not str(process.ended).startswith("InputLost"):

@@ -13,7 +13,7 @@ from dataflows.availability import PublishSink
 from dataflows.keep_balances import Changes, KeepBalances
 from schemas.records import moment
 from sinks.redis_view import _State
-from sources.arrivals import Arrival
+from sources.arrivals import Arrival, Opened
 from stockflow.run import Pipeline, Surroundings
 from stockflow.settings import Settings
 from tests.simulation.clients import Crash, Host, SimAdmin, SimConsumer, SimProducer
@@ -95,6 +95,7 @@ class Process:
             lambda _name: self.log,
             SimStore(host, server),
         )
+        self.withheld: dict[int, set[str]] = {}  # by partition the keys in its tail as it was taken over
         self._begin(lambda: self._build(settings, around, pending_max))
 
     def _build(self, settings: Settings, around: Surroundings, pending_max: int | None) -> None:
@@ -164,6 +165,9 @@ class Process:
             logic = self._logics.get(key)
             if logic is None:
                 logic = self._logics[key] = KeepBalances(self.pipeline.context)
+            for arrival in arrivals:
+                if isinstance(arrival, Opened):
+                    self.withheld[arrival.restored.partition] = set(arrival.restored.shown)
             changes, discard = logic.on_batch(arrivals)
             if discard:
                 del self._logics[key]

@@ -27,6 +27,7 @@ from stock.events import PosSale, ReservationCreated, ReservationRenewed, StockF
 from stockflow.settings import Settings
 from tests.oracle import Fact, Removed, Setting
 from tests.simulation.clients import LEASE_S, Host, Troubles
+from tests.simulation.commits import unsaid
 from tests.simulation.endings import go_in_order
 from tests.simulation.kafka import Broker, Group, Timeline
 from tests.simulation.process import Process, simulated_clients
@@ -82,6 +83,7 @@ class Told:
     """Everything that was told, as the judge needs it."""
 
     facts: list[tuple[int, Fact]] = field(default_factory=list)  # with the order of its append
+    placed: list[tuple[int, Fact]] = field(default_factory=list)  # the same, with their partition
     settings: list[Setting] = field(default_factory=list)
     refused_settings: dict[tuple[str, int, int], bytes | None] = field(default_factory=dict)
     poison: dict[tuple[str, int, int], tuple[bytes | None, bytes | None]] = field(default_factory=dict)
@@ -131,10 +133,10 @@ class Simulation:
                 if self.problems:
                     return self.problems
                 if chance.random() < 0.03 and round_number > 10:
-                    if not self._come_to_rest():
+                    if not self.come_to_rest():
                         return self.problems
                     self.problems += judge(self)
-            if self._come_to_rest():
+            if self.come_to_rest():
                 self.problems += judge(self)
                 if not self.problems:
                     go_in_order(self)
@@ -185,7 +187,9 @@ class Simulation:
             kafka={"client.id": host.name},
         )
         pending_max = 4 if self.plan.small_limits else None
-        self.processes.append(Process(host, self.redis, settings, pending_max))
+        process = Process(host, self.redis, settings, pending_max)
+        host.on_commit = lambda committed: self.problems.extend(unsaid(self, process, committed))
+        self.processes.append(process)
 
     def _skew(self) -> float:
         skew = self.timeline.chance.choice((0, 0, 0, 0, 0.5, -0.5, 30, -30, 600))
@@ -248,14 +252,17 @@ class Simulation:
         ahead_s = (story.clock - now).total_seconds()
         if ahead_s > 0:
             self.timeline.advance(ahead_s)
-        self._append(message)
+        self.append(message)
 
-    def _append(self, message: Entry) -> None:
+    def append(self, message: Entry) -> None:
+        """Tell a fact or a setting."""
         topic, key, value = to_wire(message)
         if isinstance(message, StockFact):
             partition = partition_of(message.sku, self.plan.partitions)
             record = self.broker.append(topic, partition, key.encode(), value, (), "shop")
-            self.told.facts.append((record.order, Fact(topic, record.offset, message)))
+            fact = Fact(topic, record.offset, message)
+            self.told.facts.append((record.order, fact))
+            self.told.placed.append((partition, fact))
         else:
             # All settings stand in one partition: the order of two for one key is the order of their log.
             record = self.broker.append(topic, 0, key.encode(), value, (), "planning")
@@ -299,7 +306,7 @@ class Simulation:
         saying: dict[str, Any] = {
             "source": "renewals", "sku": sku, "location": "STORE-A", "reservation": f"X-{self._renewals}",
         }  # fmt: skip
-        self._append(
+        self.append(
             ReservationCreated(
                 id=f"c-{self._renewals}", occurred_at=now, units=1, mode="ship", expires_at=end, **saying
             )
@@ -309,7 +316,7 @@ class Simulation:
             expires_at=end + timedelta(seconds=self.timeline.chance.choice((5, 20, 3_600))), **saying,
         )  # fmt: skip
         late_s = self.timeline.chance.choice((0.0, 0.2, 0.9))
-        self.timeline.later(late_s, lambda: self._append(renewed))
+        self.timeline.later(late_s, lambda: self.append(renewed))
 
     # What goes wrong
 
@@ -324,6 +331,19 @@ class Simulation:
         host = self._any_host()
         if host is not None and host.crash_in is None:
             host.crash_in = self.timeline.chance.choice((1, 2, 3, 5, 8, 13, 30, 60))
+
+    def kill_all(self) -> None:
+        """Every process dies at once."""
+        self.timeline.tell("all processes are killed")
+        for process in self.processes:
+            process.host.kill()
+        self.processes.clear()
+
+    def _blackout(self) -> None:
+        """Nobody is there for a while, and much is told."""
+        self.kill_all()
+        for _ in range(self.timeline.chance.randint(3, 8)):
+            self.facts()
 
     def _sigterm(self) -> None:
         running = [process for process in self.processes if not process.ended and not process.host.is_stopped]
@@ -396,6 +416,10 @@ class Simulation:
             self.timeline.tell(f"{host.name}: clock is now {host.skew_s:+.1f} s off")
 
     def _compaction(self) -> None:
+        self.compact()
+
+    def compact(self) -> None:
+        """The broker's cleaner runs."""
         before = max(self.timeline.now - COMPACTION_LAG_S, self._rested_at)
         gone = sum(log.compact(before) for log in self.broker.logs.values() if log.compacted)
         if gone:
@@ -406,12 +430,14 @@ class Simulation:
             self.broker.logs[DEAD_LETTERS.name, partition].forget(self.timeline.now - RETENTION_S)
 
     def _foreign_write(self) -> None:
+        self.write_late(self.timeline.chance.choice((STOCK_STATE.name, AVAILABILITY.name)))
+
+    def write_late(self, topic: str) -> None:
         """A fenced writer's record arrives long after the takeover: state, or availability, as it once was."""
         chance = self.timeline.chance
         partition = chance.randrange(self.plan.partitions)
         state = self.broker.logs[STOCK_STATE.name, partition].records
         newest = max((generation_of(r.value) for r in state if r.key == CLAIM_KEY.encode() and r.value), default=0)
-        topic = chance.choice((STOCK_STATE.name, AVAILABILITY.name))
         generation = generation_of if topic == STOCK_STATE.name else version_generation_of
         fenced = [
             record
@@ -459,7 +485,7 @@ class Simulation:
 
     # The end
 
-    def _come_to_rest(self) -> bool:
+    def come_to_rest(self) -> bool:
         """All faults heal, everything is read, published and committed; False if that does not happen in time."""
         timeline = self.timeline
         timeline.tell("all faults heal")
@@ -567,6 +593,7 @@ _EVENTS: dict[str, int] = {
     "stop_and_go": 3,
     "cut_off": 2,
     "fence": 1,
+    "blackout": 1,
     "broker_restart": 1,
     "clock_jump": 1,
     "compaction": 2,
@@ -582,6 +609,7 @@ _LEANINGS: tuple[dict[str, int], ...] = (
     {"scale": 10, "sigterm": 6},
     {"cut_off": 10, "stop_and_go": 6},
     {"fence": 12, "scale": 4},
+    {"blackout": 8, "crash": 40, "poison": 12, "quiet": 30},
     {"redis_trouble": 25},
     {"renewal": 20, "crash": 14, "quiet": 30},
     {"poison": 30, "crash": 14},
@@ -600,7 +628,7 @@ def plan_of(timeline: Timeline) -> Plan:
     if chance.random() < 0.3:
         troubles = replace(troubles, slow=15, lost_answer=10)
     if chance.random() < 0.15:
-        troubles = replace(troubles, failed=0.6, nowhere=0.5)
+        troubles = replace(troubles, failed=chance.choice((0.6, 4)), nowhere=chance.choice((0.5, 4)))
     return Plan(
         partitions=chance.choice((1, 1, 2, 3)),
         processes=chance.choice((1, 1, 2, 2, 3)),
