@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
 
@@ -24,6 +25,11 @@ SESSION_MS = 6_000
 LEASE = {"LEASE_MS": "4000"}
 # Where the broker itself fails, members need sessions and leases that outlast it, also on a busy machine.
 LONG_SESSION_MS = 300_000
+LONG_SESSIONS: dict[str, Any] = {
+    "heartbeat_ms": HEARTBEAT_MS,
+    "session_ms": LONG_SESSION_MS,
+    "properties": {"group.consumer.max.session.timeout.ms": str(LONG_SESSION_MS)},
+}
 LONG_LEASE = {"LEASE_MS": "240000"}
 LINKS = 2
 
@@ -70,7 +76,7 @@ def cluster() -> Iterator[Cluster]:
     """Three brokers, for this test alone."""
     with ExitStack() as stack:
         try:
-            made = stack.enter_context(Cluster(services.CACHE, heartbeat_ms=HEARTBEAT_MS, session_ms=LONG_SESSION_MS))
+            made = stack.enter_context(Cluster(services.CACHE, **LONG_SESSIONS))
         except ServerUnavailable as error:
             services.missing(error)
         yield made

@@ -12,7 +12,7 @@ from schemas.topics import AVAILABILITY
 from stockflow.embedded import KafkaBroker, ServerUnavailable
 from tests import services
 from tests.chaos.faults.brokers import Cluster
-from tests.chaos.faults.conftest import HEARTBEAT_MS, LEASE, LONG_LEASE, LONG_SESSION_MS, SESSION_MS
+from tests.chaos.faults.conftest import HEARTBEAT_MS, LEASE, LONG_LEASE, LONG_SESSIONS, SESSION_MS
 from tests.chaos.faults.disk import BrokerOnSmallDisk, SmallDisk
 from tests.chaos.faults.watch import Watch
 from tests.e2e.harness import Stage
@@ -26,7 +26,7 @@ def test_a_broker_that_restarts_or_is_killed_costs_no_event_and_ends_no_process(
     private_kafka: Callable[..., KafkaBroker], stage: Callable[..., Stage], watch: Callable[..., Watch]
 ) -> None:
     """Leases longer than the outage: the broker restarts in good order, then is killed; all processes live on."""
-    broker = private_kafka(heartbeat_ms=HEARTBEAT_MS, session_ms=LONG_SESSION_MS)
+    broker = private_kafka(**LONG_SESSIONS)
     on = stage(PARTITIONS, bootstrap=broker.bootstrap, **LONG_LEASE)
     for _ in range(3):
         on.pipeline().launch()
@@ -98,7 +98,7 @@ def small_broker(tmp_path: Path) -> Iterator[tuple[BrokerOnSmallDisk, SmallDisk]
     with ExitStack() as stack:
         try:
             disk = stack.enter_context(SmallDisk(tmp_path / "small-disk"))
-            broker = BrokerOnSmallDisk(services.CACHE, disk, heartbeat_ms=HEARTBEAT_MS, session_ms=LONG_SESSION_MS)
+            broker = BrokerOnSmallDisk(services.CACHE, disk, **LONG_SESSIONS)
             stack.callback(broker.close)
             broker.start()
         except ServerUnavailable as error:
