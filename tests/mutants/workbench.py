@@ -95,10 +95,12 @@ Suite = tuple[str, ...]  # ("seeds", first, count), or what to give to pytest
 def _suites(mutant: Mutant, seeds: int) -> Iterator[Suite]:
     if mutant.caught_by:
         yield tuple(mutant.caught_by.split())
-    elif mutant.seed is not None:
-        yield ("seeds", str(mutant.seed), "1")
-    yield (*CORE, "-m", "not kafka and not redis")
-    yield ("seeds", "1", str(seeds))
+    core = (*CORE, "-m", "not kafka and not redis")
+    if not mutant.of_the_protocol:
+        yield core
+    yield from _simulations(mutant, seeds)
+    if mutant.of_the_protocol:
+        yield core
     yield VIEW
 
 

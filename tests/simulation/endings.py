@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from schemas.topics import POS_SALES, STOCK_STATE
+from schemas.topics import POS_SALES, STOCK_STATE, partition_of
 from stock.events import PolicyRemoved, PolicySet, PolicyValues, Scope
 from tests.simulation.clients import Troubles
 from tests.simulation.kafka import Place
@@ -107,14 +107,15 @@ def _rule_there_and_back(run: Simulation) -> None:
     run.append(
         PolicySet(id="there", occurred_at=START, scope=scope, values=PolicyValues(safety_stock=7, buffer=1), **saying)
     )
+    partition = partition_of(fact.event.sku, run.plan.partitions)
     for process in run.processes:
         process.host.troubles = Troubles(slow=70)
-    for _ in range(3):
-        _work(run)
-        for _ in range(run.timeline.chance.randint(5, 30)):
+    for _ in range(4):
+        run.append_poison(POS_SALES.name, partition, None, b"")  # each has its cut, and says nothing of stock
+        for _ in range(10):
             for process in run.processes:
                 process.turn()
-            run.timeline.advance(0.02)
+            run.timeline.advance(0.05)
     run.kill_all()
     run.append(PolicyRemoved(id="back", occurred_at=START, **saying))
     _rest_and_judge(run)
