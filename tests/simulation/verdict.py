@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from schemas.dead_letters import origin
-from schemas.records import moment, split_availability_key
-from schemas.state import CLAIM_KEY, decode_claim
+from schemas.records import micros, moment, split_availability_key
+from schemas.state import CLAIM_KEY, decode_claim, open_envelope
 from schemas.topics import AVAILABILITY, DEAD_LETTERS, KEYED_INPUTS, STOCK_STATE
 from sinks.view_store import AVAILABILITY_PREFIX
 from stock.events import ReservationRenewed
@@ -240,6 +240,24 @@ def _renewed_holds(run: Simulation) -> list[str]:
         assert renewed.expires_at is not None
         ended_early = _time(cause["occurred_at"]) < renewed.expires_at
         claimed_at = next((at for at, generation in claims[partition] if generation == content["version"] >> 32), None)
-        if ended_early and claimed_at is not None and order < claimed_at:
+        if not ended_early or claimed_at is None or claimed_at < order:
+            continue
+        if not _wrote_after(run, partition, _time(cause["occurred_at"]), order, claims[partition]):
             problems.append(f"hold {cause['id']} ended at {cause['occurred_at']}, though renewed before the claim")
     return problems
+
+
+def _wrote_after(run: Simulation, partition: int, moment_: datetime, order: int, claims: list[tuple[int, int]]) -> bool:
+    """Whether an owner from before a record still wrote state at a moment by the fastest clock, so may have ended holds.
+
+    Its successor may publish what it restored once more before it has replayed the renewal.
+    """
+    before = {generation for at, generation in claims if at < order}
+    moment_us = micros(moment_) - int(run.max_skew_s * 1e6)
+    return any(
+        at == partition
+        and record.value is not None
+        and record.timestamp_ms * 1000 >= moment_us
+        and open_envelope(record.value)[0] in before
+        for at, record in run.broker.appended[STOCK_STATE.name]
+    )
