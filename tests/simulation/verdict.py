@@ -248,7 +248,7 @@ def _renewed_holds(run: Simulation) -> list[str]:
 
 
 def _wrote_after(run: Simulation, partition: int, moment_: datetime, order: int, claims: list[tuple[int, int]]) -> bool:
-    """Whether an owner from before a record still wrote state at a moment, by the fastest clock, and may have ended holds.
+    """Whether an owner from before a record wrote state after a moment, by the fastest clock: it may have ended holds.
 
     Its successor may publish what it restored once more before it has replayed the renewal.
     """
