@@ -22,6 +22,7 @@ pytestmark = [pytest.mark.kafka, pytest.mark.redis, pytest.mark.timeout(900)]
 PARTITIONS = 6
 
 
+@pytest.mark.long
 def test_a_broker_that_restarts_or_is_killed_costs_no_event_and_ends_no_process(
     private_kafka: Callable[..., KafkaBroker], stage: Callable[..., Stage], watch: Callable[..., Watch]
 ) -> None:
