@@ -11,7 +11,7 @@ from rich.console import Console
 
 from tests.mutants.catalogue import MUTANTS
 from tests.mutants.mutant import Mutant
-from tests.mutants.workbench import Catch, a_tree, catch
+from tests.mutants.workbench import Catch, a_tree, catch, complaint
 from tests.simulation.test_simulation import CI_SEEDS
 
 
@@ -32,6 +32,11 @@ def main(arguments: list[str]) -> int:
     console = Console(soft_wrap=True, highlight=False)
     caught = 0
     with a_tree() as tree, ThreadPoolExecutor(options.jobs) as pool:
+        if not options.only and not options.simulator:
+            wrong = complaint(tree)
+            if wrong is not None:
+                console.print(f"nothing is planted, and yet: {wrong}", markup=False)
+                return 1
         trials = {pool.submit(catch, tree, mutant, options.simulator, options.seeds): mutant for mutant in chosen}
         for trial in as_completed(trials):
             result = trial.result()

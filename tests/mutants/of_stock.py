@@ -273,10 +273,10 @@ STOCK = (
         caught_by="tests/sinks/test_outlet_regressions.py",
     ),
     bug(
-        "digest_leaves_out_the_shortage",
+        "digest_leaves_out_the_policy",
         "rules: emit only on change",
-        "A record whose shortage alone has changed is not published.",
-        (OUTLET, "seen.committed, seen.shortage,", "seen.committed - seen.on_hand,"),
+        "A record goes on naming a policy that no longer decides.",
+        (OUTLET, "better.reason, better.policy, ship.available", "better.reason, ship.available"),
         caught_by="tests/sinks/test_outlet.py",
     ),
     bug(

@@ -342,8 +342,10 @@ class Simulation:
     def _blackout(self) -> None:
         """Nobody is there for a while, and much is told."""
         self.kill_all()
-        for _ in range(self.timeline.chance.randint(3, 8)):
+        for _ in range(self.timeline.chance.randint(6, 16)):
             self.facts()
+            if self.timeline.percent(40):
+                self._poison()
 
     def _sigterm(self) -> None:
         running = [process for process in self.processes if not process.ended and not process.host.is_stopped]
@@ -634,7 +636,7 @@ def plan_of(timeline: Timeline) -> Plan:
         processes=chance.choice((1, 1, 2, 2, 3)),
         rounds=chance.choice((40, 70, 110)),
         narrow=chance.random() < 0.4,
-        small_limits=chance.random() < 0.3,
+        small_limits=chance.random() < 0.3 or leaning.get("blackout", 0) > 1,  # long replays, to die in
         protocol="classic" if chance.random() < 0.15 else "consumer",
         routine_interval_ms=chance.choice((0, 100, 250, 1_000)),
         troubles=troubles,
