@@ -17,7 +17,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from statistics import median as middle
 
 import msgspec
@@ -32,6 +31,7 @@ from benchmarks.rig import (
     Loader,
     Servers,
     StockflowRun,
+    add_place,
     drop_topics,
     empty_redis,
     make_topics,
@@ -190,12 +190,9 @@ def main() -> int:
     options.add_argument("--partitions", type=int, default=12)
     options.add_argument("--rounds", type=int, default=3)
     options.add_argument("--linger-ms", type=int, default=2, help="of both programs' producers")
-    options.add_argument("--calm", type=float, default=0, help="seconds to wait, if need be, for an idle machine")
     options.add_argument("--others-max", type=float, default=1.0, help="share of the machine; more: try once more")
     options.add_argument("--tries", type=int, default=1, help="how often at most, for --others-max")
-    options.add_argument("--bootstrap", help="a broker to use instead of our own")
-    options.add_argument("--redis-url", help="a Redis to use instead of our own; its database is EMPTIED")
-    options.add_argument("--folder", type=Path, default=Path(".cache/benchmarks"), help="for logs and results")
+    add_place(options)
     chosen = options.parse_args()
     console = Console()
     results: dict[str, list[dict[str, float]]] = {"floor": [], "stockflow": []}

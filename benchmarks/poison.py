@@ -12,13 +12,12 @@ import os
 import sys
 import time
 from dataclasses import asdict, replace
-from pathlib import Path
 from statistics import median
 
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.rig import Servers, WrongResult, drop_topics, make_topics, read_all, servers
+from benchmarks.rig import Servers, WrongResult, add_place, drop_topics, make_topics, read_all, servers
 from benchmarks.throughput import Result, run_stockflow
 from benchmarks.workload import Batches, Options, Workload, make
 from schemas.topics import DEAD_LETTERS
@@ -137,10 +136,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--partitions", type=int, default=12)
     options.add_argument("--rounds", type=int, default=5)
     options.add_argument("--seed", type=int, default=3)
-    options.add_argument("--calm", type=float, default=0, help="seconds to wait, if need be, for an idle machine")
-    options.add_argument("--bootstrap", help="a broker to use instead of our own")
-    options.add_argument("--redis-url", help="a Redis to use instead of our own; its database is EMPTIED")
-    options.add_argument("--folder", type=Path, default=Path(".cache/benchmarks"), help="for logs and results")
+    add_place(options)
     return options
 
 

@@ -5,6 +5,7 @@ A program's time counts only after `check_topic` and `check_redis` have found it
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
@@ -87,6 +88,14 @@ def servers(folder: Path, bootstrap: str | None = None, redis_url: str | None = 
     finally:
         if broker is not None:
             broker.close()
+
+
+def add_place(options: argparse.ArgumentParser) -> None:
+    """The options that say where a measurement runs, and when."""
+    options.add_argument("--calm", type=float, default=0, help="seconds to wait, if need be, for an idle machine")
+    options.add_argument("--bootstrap", help="a broker to use instead of our own")
+    options.add_argument("--redis-url", help="a Redis to use instead of our own; its database is EMPTIED")
+    options.add_argument("--folder", type=Path, default=Path(".cache/benchmarks"), help="for logs and results")
 
 
 def make_topics(where: Servers, prefix: str, partitions: int) -> None:

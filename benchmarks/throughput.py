@@ -30,6 +30,7 @@ from benchmarks.rig import (
     Loader,
     Servers,
     StockflowRun,
+    add_place,
     check_redis,
     check_topic,
     drop_topics,
@@ -276,15 +277,12 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--skew", type=float, default=0.0, help="0: all SKUs sell alike; 1: Zipf")
     options.add_argument("--linger-ms", type=int, default=5, help="of both programs' producers")
     options.add_argument("--routine-interval-ms", type=int, default=250)
-    options.add_argument("--calm", type=float, default=0, help="seconds to wait, if need be, for an idle machine")
     options.add_argument("--others-max", type=float, default=1.0, help="share of the machine; more: try once more")
     options.add_argument("--tries", type=int, default=1, help="how often at most, for --others-max")
     options.add_argument("--set", action="append", default=[], metavar="STOCKFLOW_NAME=VALUE")
     options.add_argument("--only", choices=PROGRAMS)
     options.add_argument("--py-spy", metavar="COMMAND", help="sample stockflow's stacks with this py-spy")
-    options.add_argument("--bootstrap", help="a broker to use instead of our own")
-    options.add_argument("--redis-url", help="a Redis to use instead of our own; its database is EMPTIED")
-    options.add_argument("--folder", type=Path, default=Path(".cache/benchmarks"), help="for logs and results")
+    add_place(options)
     return options
 
 

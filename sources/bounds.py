@@ -5,14 +5,15 @@ A consumer's own connection answers such a question only after the fetch that wa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import Any
 
-from confluent_kafka import TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
 TIMEOUT_S = 10.0
+ASK_AGAIN_S = 0.2
 
 Bounds = dict[str, tuple[int, int]]  # by topic: first offset in the log, next offset to be written
 
@@ -55,3 +56,22 @@ class LogBounds:
     def forget(self, partition: int) -> None:
         """The answer is not wanted any more."""
         self._asked.pop(partition, None)
+
+
+def extent(
+    consumer: Consumer, place: TopicPartition, timeout_s: float, deadline: float, clock: Callable[[], float]
+) -> tuple[int, int]:
+    """First and next offset of a partition; asked again while a topic made a moment ago has no leader everywhere.
+
+    Blocks, for starts only.
+
+    Raises:
+        KafkaException: still no answer at the deadline.
+    """
+    while True:
+        try:
+            return consumer.get_watermark_offsets(place, timeout=timeout_s)
+        except KafkaException:
+            if clock() > deadline:
+                raise
+            consumer.poll(ASK_AGAIN_S)

@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 
 from schemas.state import CLAIM_KEY, Claim, decode_claim
+from sources.bounds import extent
 from sources.restore import PartitionsChanged, RestoreFailed
 
 READ_TIMEOUT_S = 60.0  # For the part of one partition up to its claim, some hundred thousand records at most.
 ANSWER_TIMEOUT_S = 10.0
-ASK_AGAIN_S = 0.2
 
 
 def refuse_changed_partitions(
@@ -60,7 +60,7 @@ def _newest_claim(
     """The newest claim of a partition, or the first that is fine: then there is no need to read on."""
     place = TopicPartition(topic, partition, OFFSET_BEGINNING)
     deadline = clock() + READ_TIMEOUT_S
-    low, high = _bounds(consumer, place, deadline, clock)
+    low, high = extent(consumer, place, ANSWER_TIMEOUT_S, deadline, clock)
     if low == high:
         return None
     newest: Claim | None = None
@@ -77,14 +77,3 @@ def _newest_claim(
                 if newest.partitions == fine:
                     return newest
     raise RestoreFailed(f"{topic} partition {partition} was not read to its end within {READ_TIMEOUT_S:.0f} s")
-
-
-def _bounds(consumer: Consumer, place: TopicPartition, deadline: float, clock: Callable[[], float]) -> tuple[int, int]:
-    """Where a partition begins and ends; asked again while a topic made a moment ago has no leader everywhere."""
-    while True:
-        try:
-            return consumer.get_watermark_offsets(place, timeout=ANSWER_TIMEOUT_S)
-        except KafkaException:
-            if clock() > deadline:
-                raise
-            consumer.poll(ASK_AGAIN_S)

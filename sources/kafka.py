@@ -501,13 +501,10 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
         live = [n for n in numbers if n in self._assignments and self._assignments[n].live]
         # What is still between source and sink may hold dead letters that no cut may pass over.
         if live and self._failure is None and self._arrived() == self._emitted:
-            try:
-                self._outgoing.finish(live, FINISH_TIMEOUT_S)
-                ready = self._commits.take_ready(live)
-                if ready:
-                    self._consumer.commit(offsets=ready, asynchronous=True)
-            except Exception as failure:  # noqa: BLE001 - raised from the next turn, a callback must not swallow it
-                self._failure = failure
+            self._outgoing.finish(live, FINISH_TIMEOUT_S)
+            ready = self._commits.take_ready(live)
+            if ready:
+                self._consumer.commit(offsets=ready, asynchronous=True)
         self._drop(partitions)
         if self._incremental:
             consumer.incremental_unassign(partitions)

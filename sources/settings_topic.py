@@ -20,13 +20,13 @@ from confluent_kafka import (
 )
 
 from schemas.events import Refusal, decode_setting, type_of
+from sources.bounds import extent
 from stock.balance import Cause
 from stock.events import LocationSet, PolicyRemoved, PolicySet
 from stock.policies import Policies
 from stock.times import micros
 
 _NEVER = 2**63
-ASK_AGAIN_S = 0.2
 READ_TIMEOUT_S = 30.0  # Settings are few; not reaching their end means the broker is not there.
 
 
@@ -83,7 +83,10 @@ class SettingsTopic:
             raise SettingsUnreachable(f"cannot list {self._topic}: {error}") from error
         places = [TopicPartition(self._topic, p, OFFSET_BEGINNING) for p in sorted(metadata.partitions)]
         for place in places:
-            low, high = self._bounds(place, deadline, clock)
+            try:
+                low, high = extent(self._consumer, place, READ_TIMEOUT_S, deadline, clock)
+            except KafkaException as error:
+                raise SettingsUnreachable(f"the end of {self._topic} is not known: {error}") from error
             if high > low:
                 self._behind[place.partition] = high
         self._consumer.assign(places)
@@ -91,16 +94,6 @@ class SettingsTopic:
             if clock() > deadline:
                 raise SettingsUnreachable(f"{self._topic} was not read to its end within {READ_TIMEOUT_S:.0f} s")
             self._take(self._consumer.consume(1000, 0.1))
-
-    def _bounds(self, place: TopicPartition, deadline: float, clock: Callable[[], float]) -> tuple[int, int]:
-        """Where a partition begins and ends; asked again while a topic made a moment ago has no leader everywhere."""
-        while True:
-            try:
-                return self._consumer.get_watermark_offsets(place, timeout=READ_TIMEOUT_S)
-            except KafkaException as error:
-                if clock() > deadline:
-                    raise SettingsUnreachable(f"the end of {self._topic} is not known: {error}") from error
-                self._consumer.poll(ASK_AGAIN_S)
 
     def poll(self) -> list[Changed]:
         """What changed since the last call."""
