@@ -37,6 +37,9 @@ POLL_BUSY_S = 0.001  # While acknowledgements are expected, they should not wait
 SETTINGS_INTERVAL_S = 0.05
 LAG_INTERVAL_S = 0.5
 BROKER_TIMEOUT_S = 10.0
+# The client may sleep through the moment in which its coordinator is known again, until its time is over: so it is given
+# little time, and asked again.
+BROKER_TRY_S = 1.0
 FINISH_TIMEOUT_S = 5.0  # For handing partitions over in order; what does not finish is replayed by the next owner.
 
 Rebalance = Callable[[Consumer, list[TopicPartition]], None]
@@ -463,7 +466,7 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
         now = self._clock()
         self.stats.assignments += len(partitions)
         held: list[TopicPartition] = []
-        for tp in consumer.committed(partitions, timeout=BROKER_TIMEOUT_S) if partitions else ():
+        for tp in self._committed(partitions) if partitions else ():
             tp.offset = tp.offset if tp.offset >= 0 else OFFSET_BEGINNING
             assignment = self._assignments.get(tp.partition)
             if assignment is None:
@@ -486,6 +489,20 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
                 self._restorer.start(partition, assignment.epoch, assignment.metadata)
         self._log.info("assigned", partitions=sorted({tp.partition for tp in partitions}))
         self._count_owned()
+
+    def _committed(self, partitions: list[TopicPartition]) -> list[TopicPartition]:
+        """What stands committed of these; blocks for at most 10 s.
+
+        Raises:
+            KafkaException: the coordinator did not answer in time, or refused.
+        """
+        deadline = self._clock() + BROKER_TIMEOUT_S
+        while True:
+            try:
+                return self._consumer.committed(partitions, timeout=min(BROKER_TRY_S, BROKER_TIMEOUT_S))
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError._TIMED_OUT or self._clock() >= deadline:
+                    raise
 
     def _standing(self, assignment: _Assignment) -> Committed | None:
         """What stands committed and is repeated to keep the lease; None if nothing ever was."""
@@ -549,7 +566,7 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
         """What is still held of a broken-up partition waits, at its committed positions."""
         kept = [TopicPartition(topic, partition) for topic in assignment.held]
         self._consumer.pause(kept)
-        for tp in self._consumer.committed(kept, timeout=BROKER_TIMEOUT_S):
+        for tp in self._committed(kept):
             tp.offset = tp.offset if tp.offset >= 0 else OFFSET_BEGINNING
             assignment.start[tp.topic] = tp.offset
             self._consumer.seek(tp)

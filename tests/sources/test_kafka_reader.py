@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import structlog
-from confluent_kafka import TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from schemas.topics import KEYED_INPUTS
 from sources import kafka as module
@@ -29,6 +29,7 @@ class FakeConsumer:
         self.assign_callback: Callable[..., None] = lambda *_: None
         self.resumed: list[int] = []
         self.paused: set[int] = set()
+        self.timeouts_left = 0
         self.polls = 0
         FakeConsumer.made.append(self)
 
@@ -36,6 +37,9 @@ class FakeConsumer:
         self.assign_callback = on_assign
 
     def committed(self, partitions: list[TopicPartition], timeout: float) -> list[TopicPartition]:
+        if self.timeouts_left:
+            self.timeouts_left -= 1
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
         return [TopicPartition(tp.topic, tp.partition, 0) for tp in partitions]
 
     def incremental_assign(self, partitions: list[TopicPartition]) -> None: ...
@@ -157,3 +161,13 @@ def test_a_partition_that_opens_while_input_is_held_back_waits_with_the_others(
     monkeypatch.setattr(FakeOutgoing, "has_room", True)
     reader.next_batch()
     assert consumer.paused == set()
+
+
+def test_a_coordinator_that_does_not_answer_at_once_is_asked_again(reader: EventsReader) -> None:
+    """While partitions change hands it may be out of sight for a moment: that is no reason to end a process."""
+    consumer = FakeConsumer.made[0]
+    consumer.timeouts_left = 2
+    consumer.assign_callback(consumer, [TopicPartition(topic, PARTITIONS) for topic in TOPICS])
+    assert consumer.timeouts_left == 0
+    reader.next_batch()
+    assert reader.stats.owned == PARTITIONS + 1
