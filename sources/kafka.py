@@ -37,8 +37,8 @@ POLL_BUSY_S = 0.001  # While acknowledgements are expected, they should not wait
 SETTINGS_INTERVAL_S = 0.05
 LAG_INTERVAL_S = 0.5
 BROKER_TIMEOUT_S = 10.0
-# The client may sleep through the moment in which its coordinator is known again, until its time is over: so it is given
-# little time, and asked again.
+# The client may sleep through the moment in which its coordinator is known again, until its time is over: so it gets
+# little time at once, and is asked again.
 BROKER_TRY_S = 1.0
 FINISH_TIMEOUT_S = 5.0  # For handing partitions over in order; what does not finish is replayed by the next owner.
 
