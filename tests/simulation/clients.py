@@ -27,6 +27,7 @@ from tests.simulation.kafka import Broker, Header, PartitionLog, Place, Timeline
 
 WAIT_STEP_S = 0.05
 LEASE_S = 4.0
+SLOW_TOPIC_S = 3.0
 _EARLIEST = type(OffsetSpec.earliest())  # type: ignore[no-untyped-call]
 
 
@@ -56,6 +57,7 @@ class Host:
         self.is_cut_off = False
         self.skew_s = 0.0
         self.crash_in: int | None = None
+        self.slow_topic: str | None = None  # what it sends there takes long
         self.producers: list[SimProducer] = []
         self.turn_began = 0.0
         self.proven_at: float | None = None  # when the last commit was sent that is known to be acknowledged
@@ -215,7 +217,8 @@ class SimProducer:
     def _pump_later(self, place: Place, at_least_s: float) -> None:
         if place not in self._busy:
             self._busy.add(place)
-            self._host.timeline.later(at_least_s + self._host.round_trip_s(), lambda: self._pump(place))
+            wait_s = at_least_s + self._host.round_trip_s() + SLOW_TOPIC_S * (place[0] == self._host.slow_topic)
+            self._host.timeline.later(wait_s, lambda: self._pump(place))
 
     def _pump(self, place: Place) -> None:
         """One request of one partition, or waiting for a way to send it."""

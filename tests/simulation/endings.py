@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from schemas.topics import POS_SALES, STOCK_STATE, partition_of
+from schemas.topics import AVAILABILITY, DEAD_LETTERS, POS_SALES, STOCK_STATE, partition_of
 from stock.events import PolicyRemoved, PolicySet, PolicyValues, Scope
 from tests.simulation.clients import Troubles
 from tests.simulation.kafka import Place
+from tests.simulation.limits import small_limits
 from tests.simulation.process import Process
 from tests.simulation.verdict import judge
 from tests.strategies import START
@@ -21,7 +22,7 @@ PATIENCE_S = 60.0
 def go_in_order(run: Simulation) -> None:
     """While all is well, partitions are handed over and processes stopped: each commits all that it has taken in."""
     _calm_down(run)
-    for ending, percent in ((_late_state, 20), (_rule_there_and_back, 20), (_hand_over, 50)):
+    for ending, percent in _ENDINGS:
         if not run.problems and run.timeline.percent(percent):
             ending(run)
     if not run.problems:
@@ -92,9 +93,61 @@ def _late_state(run: Simulation) -> None:
     run.kill_all()
     run.write_late(STOCK_STATE.name)
     if _rest_and_judge(run):
-        run.compact()
+        run.compaction()
         run.kill_all()
         _rest_and_judge(run)
+
+
+def _late_record(run: Simulation) -> None:
+    """A fenced writer's record arrives where nobody else writes."""
+    run.write_late(run.timeline.chance.choice((STOCK_STATE.name, AVAILABILITY.name)))
+    if _rest_and_judge(run):
+        run.compaction()
+        run.kill_all()
+        _rest_and_judge(run)
+
+
+def _renewal_at_a_takeover(run: Simulation) -> None:
+    """A hold ends while nobody is there, and its renewal comes between the assignment and the claim."""
+    renewed = run.hold()
+    if not _rest_and_judge(run):
+        return
+    run.kill_all()
+    partition = partition_of(renewed.sku, run.plan.partitions)
+    claims = len(run.broker.appended[STOCK_STATE.name])
+    process = _start_well(run)
+    deadline = run.timeline.now + PATIENCE_S
+    while partition not in process.pipeline.reader._assignments and run.timeline.now < deadline:
+        process.turn()
+        run.timeline.advance(0.01)
+    if len(run.broker.appended[STOCK_STATE.name]) == claims:
+        run.append(renewed)
+    _rest_and_judge(run)
+
+
+def _die_in_the_replay(run: Simulation) -> None:
+    """Much is refused; an owner dies before it has committed that, and the next one in the middle of the replay."""
+    run.kill_all()
+    for _ in range(8):
+        run.poison()
+        run.stranger()
+        run.facts()
+    letters_are_slow = run.timeline.percent(50)
+    with small_limits():
+        process = _start_well(run)
+        process.host.slow_topic = DEAD_LETTERS.name if letters_are_slow else None
+        for _ in range(run.timeline.chance.randint(30, 90)):
+            process.turn()
+            run.timeline.advance(0.04 if letters_are_slow else 0.004)
+        run.kill_all()
+        committed = dict(run.group.positions)
+        process = _start_well(run)
+        deadline = run.timeline.now + PATIENCE_S
+        while run.group.positions == committed and process.ended is None and run.timeline.now < deadline:
+            process.turn()
+            run.timeline.advance(0.04)
+        run.kill_all()
+    _rest_and_judge(run)
 
 
 def _rule_there_and_back(run: Simulation) -> None:
@@ -153,6 +206,16 @@ def _lose_input(run: Simulation) -> None:
     _turn_until_it_ends(run, process)
     if not str(process.ended).startswith("InputLost"):
         run.problems.append(f"input was lost, and {process.host.name} goes on: {process.ended}")
+
+
+_ENDINGS = (
+    (_late_state, 12),
+    (_late_record, 12),
+    (_rule_there_and_back, 15),
+    (_renewal_at_a_takeover, 12),
+    (_die_in_the_replay, 15),
+    (_hand_over, 40),
+)
 
 
 def _turn_until_it_ends(run: Simulation, process: Process) -> None:

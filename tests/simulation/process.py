@@ -86,6 +86,7 @@ class Process:
         self._arrivals: deque[list[tuple[str, Arrival]]] = deque()
         self._outputs: deque[list[tuple[str, Changes]]] = deque()
         self._logics: dict[str, KeepBalances] = {}
+        self._dawdles_until = 0.0
         self.is_lazy = self._timeline.percent(30)  # whether batches may wait between two steps
         around = Surroundings(
             host.name,
@@ -155,7 +156,9 @@ class Process:
         self.pipeline.view.work()
 
     def _dawdles(self) -> bool:
-        return self.is_lazy and self._timeline.percent(15)
+        if self.is_lazy and self._timeline.now >= self._dawdles_until and self._timeline.percent(15):
+            self._dawdles_until = self._timeline.now + self._timeline.chance.choice((0.001, 0.001, 0.4))
+        return self.is_lazy and self._timeline.now < self._dawdles_until
 
     def _keep_balances(self, items: list[tuple[str, Arrival]]) -> None:
         by_key: dict[str, list[Arrival]] = {}
@@ -214,7 +217,7 @@ class Process:
             self.host.kill()
 
     def _die(self, error: BaseException) -> NoReturn:
-        if isinstance(error, Crash):
+        if isinstance(error, Crash | _Ended):  # whoever is dead is not ended again
             raise error
         raise _Ended(error)
 

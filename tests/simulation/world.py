@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
@@ -30,25 +28,13 @@ from tests.simulation.clients import LEASE_S, Host, Troubles
 from tests.simulation.commits import unsaid
 from tests.simulation.endings import go_in_order
 from tests.simulation.kafka import Broker, Group, Timeline
+from tests.simulation.limits import small_limits
 from tests.simulation.process import Process, simulated_clients
 from tests.simulation.redis import SimRedis
 from tests.simulation.verdict import judge, shows_only_what_the_topic_has
 from tests.strategies import START, Entry, SeededChoice, Storyteller, World, skus_of_partition, to_wire
 
 SESSION_S = 6.0
-# Limits of the program made so small in some runs that what happens beyond them happens here.
-SMALL_LIMITS: tuple[tuple[str, str, float], ...] = (
-    ("sinks.publisher", "IN_FLIGHT_MAX", 6),
-    ("sources.kafka", "BATCH_MESSAGES", 3),
-    ("sources.restore", "SLICE_MESSAGES", 4),
-    ("sinks.outlet", "SWEEP_KEYS", 1),
-    ("sinks.outlet", "COMPLETE_INTERVAL_S", 0.5),
-    ("stock.ledger", "ACTIVE_MAX", 2),
-    ("stock.recent", "MERGE_FAN_IN", 3),
-    ("stock.recent", "CHUNK_FACTS_MAX", 25),
-    ("sinks.redis_view", "RECORDS_PER_TRIP", 2),
-    ("sinks.view_sync", "BATCH_RECORDS_MAX", 3),
-)
 # Longer than any time here until a foreign write is answered, as the real hour is; what was there at rest is answered.
 COMPACTION_LAG_S = 60.0
 RETENTION_S = 30.0
@@ -127,7 +113,7 @@ class Simulation:
             for round_number in range(self.plan.rounds):
                 self._supervise()
                 for name in chance.choices(names, weights, k=2):
-                    getattr(self, f"_{name}")()
+                    getattr(self, name)()
                 self._work(chance.randint(1, 6))
                 self._note_misdeeds()
                 if self.problems:
@@ -228,9 +214,6 @@ class Simulation:
             tellers.append(Storyteller(SeededChoice(self.seed * 100 + partition), world))
         return tellers
 
-    def _facts(self) -> None:
-        self.facts()
-
     def facts(self) -> None:
         """Some facts more."""
         for _ in range(self.timeline.chance.randint(1, 5)):
@@ -272,13 +255,14 @@ class Simulation:
             else:
                 self.told.settings.append(message)  # type: ignore[arg-type]
 
-    def _poison(self) -> None:
+    def poison(self) -> None:
+        """Something that nobody can read."""
         chance = self.timeline.chance
         topic = chance.choice(KEYED_INPUTS[:3]).name
         key = chance.choice((None, b"\xff key", b"SKU-1"))
         self.append_poison(topic, chance.randrange(self.plan.partitions), key, chance.choice(POISON))
 
-    def _stranger(self) -> None:
+    def stranger(self) -> None:
         """A sale in a partition that is not its SKU's."""
         if self.plan.partitions == 1:
             return
@@ -293,12 +277,17 @@ class Simulation:
         record = self.broker.append(topic, partition, key, value, (("trace", b"\x00\xff"),), "shop")
         self.told.poison[topic, partition, record.offset] = (key, value)
 
-    def _refused_setting(self) -> None:
+    def refused_setting(self) -> None:
         record = self.broker.append(STOCK_SETTINGS.name, 0, b"policy:p-9", b'{"type":"policy.set"}', (), "planning")
         self.told.refused_settings[STOCK_SETTINGS.name, 0, record.offset] = record.value
 
-    def _renewal(self) -> None:
-        """A hold that is renewed just before its end, while its owner may be away."""
+    def renewal(self) -> None:
+        late_s = self.timeline.chance.choice((0.0, 0.2, 0.9))
+        renewed = self.hold()
+        self.timeline.later(late_s, lambda: self.append(renewed))
+
+    def hold(self) -> ReservationRenewed:
+        """A hold with a near end; what renews it just before that comes back, and is not told yet."""
         self._renewals += 1
         sku = self.timeline.chance.choice(self._stories).world.skus[0]
         now = START + timedelta(seconds=self.timeline.now)
@@ -311,12 +300,10 @@ class Simulation:
                 id=f"c-{self._renewals}", occurred_at=now, units=1, mode="ship", expires_at=end, **saying
             )
         )
-        renewed = ReservationRenewed(
+        return ReservationRenewed(
             id=f"r-{self._renewals}", occurred_at=now + timedelta(milliseconds=1),
             expires_at=end + timedelta(seconds=self.timeline.chance.choice((5, 20, 3_600))), **saying,
         )  # fmt: skip
-        late_s = self.timeline.chance.choice((0.0, 0.2, 0.9))
-        self.timeline.later(late_s, lambda: self.append(renewed))
 
     # What goes wrong
 
@@ -324,10 +311,10 @@ class Simulation:
         alive = [process.host for process in self.processes if not process.ended]
         return self.timeline.chance.choice(alive) if alive else None
 
-    def _quiet(self) -> None:
+    def quiet(self) -> None:
         self.timeline.advance(self.timeline.chance.choice((0.05, 0.3, 0.3, 1.5)))
 
-    def _crash(self) -> None:
+    def crash(self) -> None:
         host = self._any_host()
         if host is not None and host.crash_in is None:
             host.crash_in = self.timeline.chance.choice((1, 2, 3, 5, 8, 13, 30, 60))
@@ -339,27 +326,27 @@ class Simulation:
             process.host.kill()
         self.processes.clear()
 
-    def _blackout(self) -> None:
+    def blackout(self) -> None:
         """Nobody is there for a while, and much is told."""
         self.kill_all()
         for _ in range(self.timeline.chance.randint(6, 16)):
             self.facts()
             if self.timeline.percent(40):
-                self._poison()
+                self.poison()
 
-    def _sigterm(self) -> None:
+    def sigterm(self) -> None:
         running = [process for process in self.processes if not process.ended and not process.host.is_stopped]
         if running:
             process = self.timeline.chance.choice(running)
             self.timeline.tell(f"{process.host.name}: is asked to stop")
             process.ask_to_stop()
 
-    def _scale(self) -> None:
+    def scale(self) -> None:
         self._wanted = self.timeline.chance.randint(1, 3)
         while len(self.processes) < self._wanted:
             self.start()
 
-    def _stop_and_go(self) -> None:
+    def stop_and_go(self) -> None:
         """SIGSTOP, for less or more than a lease and a session; then it goes on with what it had."""
         host = self._any_host()
         if host is None or host.is_stopped:
@@ -376,14 +363,14 @@ class Simulation:
             for producer in host.producers:
                 producer.woken()
 
-    def _fence(self) -> None:
+    def fence(self) -> None:
         """The coordinator puts out a member that is well and does not hear of it soon."""
         host = self._any_host()
         if host is not None and self.group.knows(host.name):
             self.timeline.tell(f"group: {host.name} is put out, though it is well")
             self.group.leave(host.name)
 
-    def _cut_off(self) -> None:
+    def cut_off(self) -> None:
         host = self._any_host()
         if host is None or host.is_cut_off:
             return
@@ -397,7 +384,7 @@ class Simulation:
 
         self.timeline.later(seconds, heal)
 
-    def _broker_restart(self) -> None:
+    def broker_restart(self) -> None:
         if self.broker.is_down:
             return
         seconds = self.timeline.chance.choice((0.5, 2.0))
@@ -411,27 +398,24 @@ class Simulation:
 
         self.timeline.later(seconds, heal)
 
-    def _clock_jump(self) -> None:
+    def clock_jump(self) -> None:
         host = self._any_host()
         if host is not None:
             host.skew_s = self._skew()
             self.timeline.tell(f"{host.name}: clock is now {host.skew_s:+.1f} s off")
 
-    def _compaction(self) -> None:
-        self.compact()
-
-    def compact(self) -> None:
+    def compaction(self) -> None:
         """The broker's cleaner runs."""
         before = max(self.timeline.now - COMPACTION_LAG_S, self._rested_at)
         gone = sum(log.compact(before) for log in self.broker.logs.values() if log.compacted)
         if gone:
             self.timeline.tell(f"broker: compacts {gone} records away")
 
-    def _letters_retention(self) -> None:
+    def letters_retention(self) -> None:
         for partition in range(self.plan.partitions):
             self.broker.logs[DEAD_LETTERS.name, partition].forget(self.timeline.now - RETENTION_S)
 
-    def _foreign_write(self) -> None:
+    def foreign_write(self) -> None:
         self.write_late(self.timeline.chance.choice((STOCK_STATE.name, AVAILABILITY.name)))
 
     def write_late(self, topic: str) -> None:
@@ -451,7 +435,7 @@ class Simulation:
             self.broker.append(topic, partition, record.key, record.value, record.headers, "a fenced writer")
             self.timeline.tell(f"a fenced writer's {record.key!r} arrives on {topic}/{partition}")
 
-    def _redis_trouble(self) -> None:
+    def redis_trouble(self) -> None:
         chance, redis = self.timeline.chance, self.redis
         trouble = chance.choice(("down", "wiped", "restart", "failover", "OOM", "READONLY", "slow"))
         self.timeline.tell(f"redis: {trouble}")
@@ -555,20 +539,6 @@ class Simulation:
         return ""
 
 
-@contextmanager
-def small_limits() -> Iterator[None]:
-    """While this is open, the program meets its limits all the time."""
-    real = [(importlib.import_module(module), name, value) for module, name, value in SMALL_LIMITS]
-    before = [getattr(module, name) for module, name, _ in real]
-    for module, name, value in real:
-        setattr(module, name, value)
-    try:
-        yield
-    finally:
-        for (module, name, _), value in zip(real, before, strict=True):
-            setattr(module, name, value)
-
-
 def generation_of(value: bytes) -> int:
     """Who wrote a state record."""
     return open_envelope(value)[0]
@@ -614,11 +584,11 @@ _LEANINGS: tuple[dict[str, int], ...] = (
     {"blackout": 8, "crash": 40, "poison": 12, "quiet": 30},
     {"redis_trouble": 25},
     {"renewal": 20, "crash": 14, "quiet": 30},
-    {"poison": 30, "crash": 14},
+    {"poison": 30, "crash": 14, "stranger": 10},
     {"clock_jump": 10, "renewal": 10},
     {"compaction": 12, "stop_and_go": 8, "quiet": 30},
     {"foreign_write": 20, "crash": 12, "compaction": 4},
-    {"poison": 20, "letters_retention": 10, "crash": 10},
+    {"poison": 20, "letters_retention": 10, "crash": 10, "stranger": 10},
 )
 
 
@@ -631,6 +601,8 @@ def plan_of(timeline: Timeline) -> Plan:
         troubles = replace(troubles, slow=15, lost_answer=10)
     if chance.random() < 0.15:
         troubles = replace(troubles, failed=chance.choice((0.6, 4)), nowhere=chance.choice((0.5, 4)))
+    if leaning.get("poison", 0) > 10:  # dead letters on a slow way, or on none
+        troubles = replace(troubles, slow=30, lost_answer=10, nowhere=max(troubles.nowhere, 1))
     return Plan(
         partitions=chance.choice((1, 1, 2, 3)),
         processes=chance.choice((1, 1, 2, 2, 3)),

@@ -1,0 +1,34 @@
+"""Limits of the program, made so small that what happens beyond them happens in a run."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+SMALL_LIMITS: tuple[tuple[str, str, float], ...] = (
+    ("sinks.publisher", "IN_FLIGHT_MAX", 6),
+    ("sources.kafka", "BATCH_MESSAGES", 3),
+    ("sources.restore", "SLICE_MESSAGES", 4),
+    ("sinks.outlet", "SWEEP_KEYS", 1),
+    ("sinks.outlet", "COMPLETE_INTERVAL_S", 0.5),
+    ("stock.ledger", "ACTIVE_MAX", 2),
+    ("stock.recent", "MERGE_FAN_IN", 3),
+    ("stock.recent", "CHUNK_FACTS_MAX", 25),
+    ("sinks.redis_view", "RECORDS_PER_TRIP", 2),
+    ("sinks.view_sync", "BATCH_RECORDS_MAX", 3),
+)
+
+
+@contextmanager
+def small_limits() -> Iterator[None]:
+    """While this is open, the program meets its limits all the time."""
+    real = [(importlib.import_module(module), name, value) for module, name, value in SMALL_LIMITS]
+    before = [getattr(module, name) for module, name, _ in real]
+    for module, name, value in real:
+        setattr(module, name, value)
+    try:
+        yield
+    finally:
+        for (module, name, _), value in zip(real, before, strict=True):
+            setattr(module, name, value)
