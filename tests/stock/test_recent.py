@@ -141,6 +141,18 @@ def test_a_silent_topic_keeps_its_facts(recent: Recent) -> None:
     assert row(0, topic=1) in cut(recent, topic)
 
 
+def test_a_record_is_as_young_as_its_youngest_topic(recent: Recent) -> None:
+    """One journal record holds facts of several topics: it stays as long as those of the quietest of them."""
+    topic: Topic = {}
+    see(recent, 0, 1, topic=0)
+    see(recent, 1, 2, topic=1)
+    assert cut(recent, topic) == []
+    see(recent, 2, 3, stamp=3 * HORIZON_US, topic=0)
+    assert cut(recent, topic) == []
+    see(recent, 3, 4, stamp=3 * HORIZON_US, topic=1)
+    assert [forgotten[3] for forgotten in cut(recent, topic)] == [0, 1]
+
+
 def test_the_number_of_facts_is_bounded() -> None:
     """The oldest chunks go first."""
     recent, topic = Recent(4, 10), {}
