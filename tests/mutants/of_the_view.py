@@ -69,6 +69,7 @@ VIEW = (
             "max(share.position or 0, share.written + 1, marked)",
             "max(share.position or 0, share.high + 1, marked)",
         ),
+        caught_by="tests/sinks/test_redis_view.py",
         unseen_because="view and worker take turns there, so that nothing is delivered between writing and marking",
     ),
     bug(
@@ -121,6 +122,6 @@ VIEW = (
         "rules: Redis view",
         "A wipe between taking over and the first marker is never noticed.",
         (VIEW_FILE, "if any(share.state is _State.UNKNOWN for share in self._shares.values()):", "if False:"),
-        caught_by="tests/sinks/test_view_faults.py",
+        caught_by="tests/sinks/test_redis_view.py",
     ),
 )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import count
 from typing import Any, Protocol
 
 import pytest
@@ -476,6 +477,63 @@ def test_writes_that_no_marker_claims_are_repeated_on_a_new_connection() -> None
         eventually(lambda: caught_up(place, topic))
         assert pipeline.view.stats.last_error == "Fake: failed over"
         assert topic.reads == [None]
+
+
+def turn_by_turn(place: FakePlace, topic: Topic) -> Pipeline:
+    """A view without its thread, caught up: each `work` is one turn, at whose end the marker moves."""
+    seconds = count(1.0, 2.0)
+    view = RedisView(place.store(), topic, clock=lambda: next(seconds))
+    view.own(PARTITION, GENERATION)
+    for _ in range(3):
+        assert view.work()
+    return Pipeline(view, topic)
+
+
+def test_marker_claims_nothing_that_came_after_the_write() -> None:
+    """What is acknowledged between a write and the marker after it is claimed by the next marker only."""
+    place, topic = FakePlace(), Topic()
+    pipeline = turn_by_turn(place, topic)
+    write = place.fake.write
+
+    def and_meanwhile(changes: Sequence[Change]) -> int:
+        if len(topic.records) == 1:
+            pipeline.publish("B|x", value(2))
+        return write(changes)
+
+    place.fake.write = and_meanwhile  # type: ignore[method-assign]
+    pipeline.publish("A|x", value(1))
+    assert pipeline.view.work()
+    assert place.values() == {"A|x": value(1)}
+    assert place.marker() == Marker(GENERATION, 1)
+    assert pipeline.view.work()
+    assert caught_up(place, topic)
+
+
+def test_first_record_of_a_takeover_waits_for_its_marker() -> None:
+    """A partition that comes while the markers of others are judged is not written before its own is there."""
+    store = FakeRedisStore()
+    view = RedisView(store, lambda *_: iter(()))
+    view.own(PARTITION, GENERATION)
+    judge = store.read_markers
+    unmarked: list[str] = []
+
+    def take_over_another(partitions: Sequence[int]) -> dict[int, Marker | None]:
+        found = judge(partitions)
+        if 1 not in store.markers and list(partitions) == [PARTITION]:
+            view.own(1, GENERATION)
+            view.delivered(1, "B|x", value(1), 0, 0)
+        return found
+
+    def note_unmarked(changes: Sequence[Change]) -> int:
+        unmarked.extend(key for key, _, _ in changes if 1 not in store.markers)
+        return 0
+
+    store.read_markers = take_over_another  # type: ignore[method-assign]
+    store.write = note_unmarked  # type: ignore[method-assign]
+    for _ in range(3):
+        assert view.work()
+    assert 1 in store.markers
+    assert unmarked == []
 
 
 def test_backlog_during_an_outage_is_bounded_for_every_key() -> None:
