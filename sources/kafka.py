@@ -466,6 +466,7 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
         now = self._clock()
         self.stats.assignments += len(partitions)
         held: list[TopicPartition] = []
+        in_part = {partition for partition, assignment in self._assignments.items() if assignment.held}
         for tp in self._committed(partitions) if partitions else ():
             tp.offset = tp.offset if tp.offset >= 0 else OFFSET_BEGINNING
             assignment = self._assignments.get(tp.partition)
@@ -474,7 +475,9 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
                 assignment = self._assignments[tp.partition] = _Assignment(self._epoch)
             assignment.held.add(tp.topic)
             assignment.start[tp.topic] = tp.offset
-            assignment.metadata = decode_metadata(tp.metadata) if tp.offset >= 0 else None
+            # Topics that come later were asked later, and may be committed further: the tails fit the first answer.
+            if tp.partition not in in_part:
+                assignment.metadata = decode_metadata(tp.metadata) if tp.offset >= 0 else None
             held.append(TopicPartition(tp.topic, tp.partition, tp.offset))
         # Take everything over at its committed position, but read nothing before it is restored.
         if self._incremental:
@@ -569,6 +572,7 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
         for tp in self._committed(kept):
             tp.offset = tp.offset if tp.offset >= 0 else OFFSET_BEGINNING
             assignment.start[tp.topic] = tp.offset
+            assignment.metadata = decode_metadata(tp.metadata) if tp.offset >= 0 else None
             self._consumer.seek(tp)
 
     def _send_commit(self, offsets: list[TopicPartition]) -> None:

@@ -9,6 +9,7 @@ import pytest
 import structlog
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
+from schemas.state import decode_metadata, encode_metadata
 from schemas.topics import KEYED_INPUTS
 from sources import kafka as module
 from sources.arrivals import Opened
@@ -30,6 +31,7 @@ class FakeConsumer:
         self.resumed: list[int] = []
         self.paused: set[int] = set()
         self.timeouts_left = 0
+        self.metadata = ""
         self.polls = 0
         FakeConsumer.made.append(self)
 
@@ -40,7 +42,7 @@ class FakeConsumer:
         if self.timeouts_left:
             self.timeouts_left -= 1
             raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
-        return [TopicPartition(tp.topic, tp.partition, 0) for tp in partitions]
+        return [TopicPartition(tp.topic, tp.partition, 0, metadata=self.metadata) for tp in partitions]
 
     def incremental_assign(self, partitions: list[TopicPartition]) -> None: ...
 
@@ -68,8 +70,10 @@ class FakeRestorer:
 
     def __init__(self) -> None:
         self._started: list[Restored] = []
+        self.committed: dict[int, object] = {}
 
     def start(self, partition: int, epoch: int, committed: object) -> None:
+        self.committed[partition] = committed
         self._started.append(Restored(partition, epoch))
 
     def step(self) -> list[Restored]:
@@ -171,3 +175,12 @@ def test_a_coordinator_that_does_not_answer_at_once_is_asked_again(reader: Event
     assert consumer.timeouts_left == 0
     reader.next_batch()
     assert reader.stats.owned == PARTITIONS + 1
+
+
+def test_tails_begin_where_the_earliest_positions_fit(reader: EventsReader) -> None:
+    """Topics of a partition that come one after the other may be committed further: what came first decides."""
+    consumer, whole = FakeConsumer.made[0], PARTITIONS
+    for end, topic in enumerate(TOPICS):
+        consumer.metadata = encode_metadata(1, 10 + end, 20 + end)
+        consumer.assign_callback(consumer, [TopicPartition(topic, whole)])
+    assert reader._restorer.committed[whole] == decode_metadata(encode_metadata(1, 10, 20))  # type: ignore[attr-defined]
