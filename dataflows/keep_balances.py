@@ -107,7 +107,7 @@ class KeepBalances(StatefulBatchLogic[Arrival, Changes, None]):
         """When the next hold ends; while catching up a renewal may still arrive, so nothing does."""
         if self._ledger is None or not self._caught_up:
             return None
-        return moment(self._ledger.commitments.next_timer_us())
+        return moment(self._ledger.next_timer_us())
 
     def snapshot(self) -> None:
         """Nothing: Bytewax recovery is not used."""

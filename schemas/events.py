@@ -102,7 +102,13 @@ def decode(topic: int, value: bytes | None, timestamp_us: int) -> events.StockFa
         return _bad_id("id", event.id)
     if not 0 < len(event.source) <= ID_LENGTH_MAX:
         return _bad_id("source", event.source)
-    if kind not in _PLAIN or event.reservation is not None or event.line is not None or event.order_line is not None:
+    if (
+        kind not in _PLAIN
+        or event.reservation is not None
+        or event.line is not None
+        or event.order_line is not None
+        or (kind is events.WmsReceipt and event.inbound is not None)
+    ):
         refusal = _check_more(event, kind, timestamp_us)
         if refusal is not None:
             return refusal
@@ -147,9 +153,7 @@ def decode_setting(key: bytes | None, value: bytes, timestamp_us: int | None = N
     if isinstance(setting, events.SourceAlive):
         return Refusal("not_supported_yet", "source.alive is understood but has no effect yet")
     if isinstance(setting, events.LocationSet) and not _NAME.fullmatch(setting.location):
-        return Refusal(
-            "bad_field", f"location {setting.location[:140]!r} is not 1-128 characters without | or controls"
-        )
+        return _bad_name("location", setting.location)
     if isinstance(setting, events.PolicySet | events.PolicyRemoved) and not _is_id(setting.policy):
         return _bad_id("policy", setting.policy)
     if isinstance(setting, events.PolicySet):
@@ -173,8 +177,12 @@ def check_names(sku: str, location: str) -> Refusal | None:
     """Why a SKU or location may not be used as a key, or None; asked once per new key."""
     for name, text in (("sku", sku), ("location", location)):
         if not _NAME.fullmatch(text):
-            return Refusal("bad_field", f"{name} {text[:140]!r} is not 1-128 characters without | or controls")
+            return _bad_name(name, text)
     return None
+
+
+def _bad_name(name: str, text: str) -> Refusal:
+    return Refusal("bad_field", f"{name} {text[:140]!r} is not 1-128 characters without | or controls")
 
 
 def explain(topic: str, value: bytes, error: Exception) -> Refusal:
@@ -202,9 +210,10 @@ def explain(topic: str, value: bytes, error: Exception) -> Refusal:
     return Refusal("missing_field" if "missing required field" in text else "bad_field", text)
 
 
-# The ids by which each supported type names a hold or order line.
-_NAMED_ORDERS: dict[type, tuple[str, ...]] = {
-    kind: tuple(name for name in ("reservation", "line", "order_line") if hasattr(kind, name)) for kind in SUPPORTED
+# The ids by which each supported type names a hold, an order line, a transfer or an inbound.
+_NAMES = ("reservation", "line", "order_line", "transfer", "inbound")
+_NAMED: dict[type, tuple[str, ...]] = {
+    kind: tuple(name for name in _NAMES if hasattr(kind, name)) for kind in SUPPORTED
 }
 _PLAIN = frozenset({events.PosSale, events.WmsReceipt, events.WmsShipment})  # Frequent; right unless an id is wrong.
 _ITEMS = KEYED_INPUTS.index(STOCK_ITEMS)
@@ -223,7 +232,9 @@ def _check_more(event: Any, kind: type, timestamp_us: int) -> Refusal | None:
         return Refusal("bad_field", "from and to are the same state")
     if kind is events.PosVoid and micros(event.voided_at) > timestamp_us + FUTURE_TOLERANCE_US:
         return Refusal("in_future", f"voided_at {event.voided_at.isoformat()} is after the record's timestamp")
-    for name in _NAMED_ORDERS[kind]:
+    if kind is events.TransferShipped and not _NAME.fullmatch(event.to_location):
+        return _bad_name("to_location", event.to_location)
+    for name in _NAMED[kind]:
         text = getattr(event, name)
         if text is not None and not _is_id(text):
             return _bad_id(name, text)

@@ -6,10 +6,11 @@ for a buyer; the shortfall is told apart as `shortage`, what safety stock keeps 
 
 from __future__ import annotations
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from stock.balance import HAS_BASELINE, LOW_PICKUP, LOW_SHIP, Balance
 from stock.policies import ModeTerms, Terms
+from stock.supply import NOTHING, Given, Incoming
 
 # Stored. The position of a status is what state records keep. From best to worst, as the better mode is chosen.
 STATUSES = (
@@ -59,16 +60,21 @@ class View(Struct, gc=False, array_like=True):
         return 64 + self.ship.status * 8 + self.pickup.status
 
 
-def view(balance: Balance, committed: int, terms: Terms) -> View:
+def view(balance: Balance, committed: int, terms: Terms, incoming: Incoming = NOTHING) -> View:
     """What can be sold now.
 
     Args:
         balance: stock on hand and its unavailable part, in units; its flags say which mode was LOW before.
         committed: units bound by open holds and allocations.
         terms: the resolved policies of this key.
+        incoming: what is on its way to this key, and what cancelled transfers gave back to it.
     """
-    unavailable = balance.unavailable
-    raw = balance.on_hand - unavailable - committed
+    on_hand = balance.on_hand
+    if incoming.given:
+        on_hand, unavailable = _with_given(balance, incoming.given)
+    else:
+        unavailable = balance.unavailable
+    raw = on_hand - unavailable - committed
     flags = balance.flags
     known = bool(flags & HAS_BASELINE)
     low = flags & (LOW_SHIP | LOW_PICKUP)
@@ -77,11 +83,25 @@ def view(balance: Balance, committed: int, terms: Terms) -> View:
     return View(
         ship,
         ship if same else _mode_view(raw, known, terms.pickup, bool(flags & LOW_PICKUP)),
-        balance.on_hand,
+        on_hand,
         unavailable,
         committed,
         -raw if raw < 0 else 0,
+        incoming.in_transit,
+        incoming.inbound,
+        incoming.next_at_us,
     )
+
+
+def _with_given(balance: Balance, given: tuple[Given, ...]) -> tuple[int, int]:
+    """On hand and unavailable with what cancelled transfers gave back; the newest count includes what was before it."""
+    counted_us = 0 if balance.count is None else balance.count[0]
+    whole = structs.replace(balance)
+    for one in given:
+        if one.time_us >= counted_us:
+            whole.on_hand += one.units
+        whole.move_state(one.state, one.units)
+    return whole.on_hand, whole.unavailable
 
 
 def low_flags(seen: View, flags: int) -> int:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from stock import events as e
 from stock.balance import Count
 from stock.orders import Fact, FactKind, fact
+from stock.supply import TransferFact, TransferKind, transfer_fact
 from stock.times import micros
 
 
@@ -18,7 +19,8 @@ class Effect(Struct, frozen=True, gc=False):
 
     `units` moves on_hand (signed) as of `time_us`, unless a newer count includes it; `states` moves the counters of
     unavailable states, always. `count` states on_hand outright as `counted`. `hold` and `line` are told to the hold
-    (reservation, line) and the order line that the fact names. `baseline`: from now on the stock is known.
+    (reservation, line) and the order line that the fact names, `transfer` and `inbound` to what is on its way.
+    `baseline`: from now on the stock is known.
     """
 
     time_us: int
@@ -29,6 +31,8 @@ class Effect(Struct, frozen=True, gc=False):
     baseline: bool = False
     hold: Fact | None = None
     line: Fact | None = None
+    transfer: TransferFact | None = None
+    inbound: Fact | None = None
 
 
 def effect_of(event: e.StockFact) -> Effect:
@@ -50,7 +54,7 @@ DIRECTIONS: dict[type, int] = {
     e.WmsAdjustment: 1,
     e.OrderFulfilled: -1,
 }
-BASELINES = frozenset({e.WmsReceipt, e.WmsCount})  # From these on the stock is known.
+BASELINES = frozenset({e.WmsReceipt, e.WmsCount, e.TransferReceived})  # From these on the stock is known.
 
 
 def _moved(event: Any) -> Effect:
@@ -68,8 +72,56 @@ def _physical(event: Any, units: int, time_us: int, gives_back: bool, baseline: 
             line = _told(event, "taken", -units, time_us)
     elif gives_back and event.order_line is not None:
         line = _told(event, "given_back", units, time_us)
-    states = () if event.state == "sellable" else ((event.state, units),)
-    return Effect(time_us, units, states, None, 0, baseline, hold, line)
+    return Effect(time_us, units, _states(event, units), None, 0, baseline, hold, line)
+
+
+def _received(event: e.WmsReceipt) -> Effect:
+    effect = _moved(event)
+    if event.inbound is None:
+        return effect
+    units = None if event.final else event.units
+    return structs.replace(effect, inbound=_told(event, "taken", units, effect.time_us))
+
+
+def _expected(event: e.InboundExpected) -> Effect:
+    time_us = micros(event.occurred_at)
+    return Effect(time_us, inbound=_told(event, "stated", event.units, time_us, micros(event.eta)))
+
+
+def _not_expected(event: e.InboundCancelled) -> Effect:
+    time_us = micros(event.occurred_at)
+    return Effect(time_us, inbound=_told(event, "taken", event.units, time_us))
+
+
+def _on_transfer(event: Any, kind: TransferKind, **more: Any) -> TransferFact:
+    return transfer_fact(kind, micros(event.occurred_at), event.source, event.id, event.location, **more)
+
+
+def _shipped(event: e.TransferShipped) -> Effect:
+    effect = _physical(event, -event.units, micros(event.occurred_at), gives_back=False)
+    eta_us = None if event.eta is None else micros(event.eta)
+    more = {"units": event.units, "eta_us": eta_us, "to": event.to_location, "state": event.state}
+    return structs.replace(effect, transfer=_on_transfer(event, "shipped", **more))
+
+
+def _transfer_received(event: e.TransferReceived) -> Effect:
+    time_us = micros(event.occurred_at)
+    line = None if event.order_line is None else _told(event, "arrived", event.units, time_us)
+    told = _on_transfer(event, "received", units=event.units, final=event.final)
+    return Effect(time_us, event.units, _states(event, event.units), baseline=True, line=line, transfer=told)
+
+
+def _rescheduled(event: e.TransferRescheduled) -> Effect:
+    told = _on_transfer(event, "rescheduled", eta_us=micros(event.eta))
+    return Effect(micros(event.occurred_at), transfer=told)
+
+
+def _cancelled(event: e.TransferCancelled) -> Effect:
+    return Effect(micros(event.occurred_at), transfer=_on_transfer(event, "cancelled", units=event.units))
+
+
+def _states(event: Any, units: int) -> tuple[tuple[str, int], ...]:
+    return () if event.state == "sellable" else ((event.state, units),)
 
 
 def _told(event: Any, kind: FactKind, units: int | None, time_us: int, end_us: int | None = None) -> Fact:
@@ -123,6 +175,13 @@ def _deallocated(event: e.OrderDeallocated) -> Effect:
 _EFFECTS: dict[type, Callable[[Any], Effect]] = {
     **dict.fromkeys(DIRECTIONS, _moved),
     e.PosVoid: _void,
+    e.WmsReceipt: _received,
+    e.TransferShipped: _shipped,
+    e.TransferReceived: _transfer_received,
+    e.TransferRescheduled: _rescheduled,
+    e.TransferCancelled: _cancelled,
+    e.InboundExpected: _expected,
+    e.InboundCancelled: _not_expected,
     e.WmsCount: _counted,
     e.WmsStatusChanged: _status_changed,
     e.ReservationCreated: _created,

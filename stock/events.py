@@ -142,6 +142,8 @@ class TransferShipped(StockFact, frozen=True, gc=False, kw_only=True, tag_field=
     to_location: str
     eta: Moment | None = None
     state: State = "sellable"
+    reservation: str | None = None
+    line: str | None = None
     order_line: str | None = None
 
 

@@ -27,11 +27,28 @@ from stock.balance import (
     pack,
     unpack,
 )
-from stock.commitments import Change, Commitments, check_order, hold_key, is_order_key, line_key
+from stock.commitments import (
+    ORDERS_PER_SKU_MAX,
+    Commitments,
+    check_order,
+    hold_key,
+    is_order_key,
+    line_key,
+)
 from stock.effects import BASELINES, DIRECTIONS, Effect, effect_of
-from stock.events import OrderAllocated, PosReturn, ReservationCreated, StockFact, WmsReceipt
+from stock.events import (
+    InboundExpected,
+    OrderAllocated,
+    PosReturn,
+    ReservationCreated,
+    StockFact,
+    TransferReceived,
+    TransferShipped,
+    WmsReceipt,
+)
 from stock.policies import Policies
 from stock.recent import Recent, Row, check_chunk
+from stock.supply import Supply, check_supply, inbound_key, is_supply_key, transfer_key
 from stock.times import micros
 
 # Stored. The position of an outcome is what journal records keep. Outcomes exclude each other.
@@ -90,6 +107,8 @@ def check_packed(key: str, packed: bytes) -> None:
         check_chunk(packed, TOPIC_COUNT)
     elif is_order_key(key):
         check_order(key, packed, TOPIC_COUNT)
+    elif is_supply_key(key):
+        check_supply(key, packed, TOPIC_COUNT)
     elif key.startswith("|"):
         return  # not known here, so neither used nor touched
     elif "|" not in key:
@@ -99,7 +118,7 @@ def check_packed(key: str, packed: bytes) -> None:
 
 
 class LimitReached(Exception):
-    """A fact was refused because its SKU already has as many holds and order lines as are remembered."""
+    """A fact was refused: its SKU already has as many holds and order lines, or transfers and inbounds, as are kept."""
 
 
 def _anything(_sku: str, _location: str) -> None:
@@ -128,6 +147,7 @@ class Ledger:
         self.totals = Totals([0] * len(OUTCOMES), [0] * TOPIC_COUNT)
         self.recent = Recent(TOPIC_COUNT, facts_max)
         self.commitments = Commitments(TOPIC_COUNT)
+        self.supply = Supply(TOPIC_COUNT, self._counted_us)
         self._idle: dict[str, bytes] = {}
         self._active: dict[str, Balance] = {}
         self._fresh = 0
@@ -223,7 +243,13 @@ class Ledger:
         balance.applied[topic] = offset
         occurred_us = micros(event.occurred_at)
         fact: Any = event
-        if kind in DIRECTIONS and fact.state == "sellable" and fact.reservation is None and fact.order_line is None:
+        if (
+            kind in DIRECTIONS
+            and fact.state == "sellable"
+            and fact.reservation is None
+            and fact.order_line is None
+            and (kind is not WmsReceipt or fact.inbound is None)
+        ):
             # By far the most frequent: nothing but units in or out. Says the same as its `Effect`, at half the price.
             time_us, units = occurred_us, DIRECTIONS[kind] * fact.units
             outcome = self._move_units(key, balance, time_us, units)
@@ -234,8 +260,7 @@ class Ledger:
             effect = effect_of(event)
             time_us, units = effect.time_us, effect.units
             outcome = self._move(key, balance, effect)
-            if effect.hold is not None or effect.line is not None:
-                self._tell_orders(event, effect, topic, offset, timestamp_us)
+            self._tell_others(event, effect, topic, offset, timestamp_us)
             changed = outcome == APPLIED or bool(effect.states)
         _heard(balance, topic, occurred_us)
         if changed or balance.cause is None:
@@ -314,6 +339,8 @@ class Ledger:
             self._dirty[key] = None
         elif is_order_key(key):
             self.commitments.rewrite(key)
+        elif is_supply_key(key):
+            self.supply.rewrite(key)
         elif key.startswith(JOURNAL_PREFIX):
             self.recent.rewrite(int(key.removeprefix(JOURNAL_PREFIX)))
 
@@ -326,13 +353,22 @@ class Ledger:
 
     # Time
 
+    def next_timer_us(self) -> int | None:
+        """When `advance` has something to do next."""
+        due = [at for at in (self.commitments.next_timer_us(), self.supply.next_timer_us()) if at is not None]
+        return min(due, default=None)
+
     def advance(self, now_us: int) -> None:
-        """End the holds whose time has come; a clock set back changes nothing."""
+        """End the holds whose time has come, and note the ETAs that have passed; a clock set back changes nothing."""
         for key, reservation, end_us in self.commitments.advance(now_us):
             if key not in self:
                 continue
             self.set_cause(key, ("reservation.expired", reservation, "stockflow", end_us))
             self.settle(key)
+            self.touched.setdefault(key, 0)
+        clock_us = self.commitments.clock_us
+        for key, eta_us in self.supply.advance(clock_us):
+            self.set_cause(key, ("eta.passed", key, "stockflow", eta_us))
             self.touched.setdefault(key, 0)
 
     # Durability
@@ -340,7 +376,9 @@ class Ledger:
     @property
     def dirty(self) -> bool:
         """Whether a flush would write more than digests and totals that the topic has already."""
-        return bool(self._dirty or self._totals_dirty or self.commitments.dirty or self.recent.dirty)
+        return bool(
+            self._dirty or self._totals_dirty or self.commitments.dirty or self.supply.dirty or self.recent.dirty
+        )
 
     @property
     def unsaved(self) -> bool:
@@ -365,6 +403,7 @@ class Ledger:
         records: list[tuple[str, bytes | None]] = [(f"{JOURNAL_PREFIX}{n}", packed) for n, packed in chunks]
         self._forget_movements(forgotten)
         records.extend(self.commitments.flush())
+        records.extend(self.supply.flush())
         active, idle, unsaved = self._active, self._idle, self._unsaved
         if complete and unsaved:
             self._dirty.update((key, None) for key in unsaved if key not in in_doubt)
@@ -407,13 +446,18 @@ class Ledger:
             # Counted is not committed: dead letters of what was counted may have been lost on their way.
             self.totals.positions = [0] * TOPIC_COUNT
         chunks = []
-        for key in [key for key in records if key.startswith("|") or is_order_key(key)]:
+        awaited: list[str] = []
+        for key in [key for key in records if key.startswith("|") or is_order_key(key) or is_supply_key(key)]:
             packed = records.pop(key)
             if key.startswith(JOURNAL_PREFIX):
                 chunks.append(packed)
             elif is_order_key(key):
                 self.commitments.restore(key, packed)
+            elif is_supply_key(key):
+                awaited += self.supply.restore(key, packed)
         self._idle = records
+        for key in awaited:
+            self._await(key)
         self.recent.restore(chunks, self._restore_row)
         for key in rewrite:
             self.rewrite(key)
@@ -422,7 +466,20 @@ class Ledger:
 
     def _view(self, key: str, balance: Balance) -> View:
         sku, _, location = key.partition("|")
-        return view(balance, self.commitments.units(key), self.policies.terms(sku, location))
+        incoming = self.supply.incoming(key, self.commitments.clock_us)
+        return view(balance, self.commitments.units(key), self.policies.terms(sku, location), incoming)
+
+    def _counted_us(self, key: str) -> int:
+        """The time of the newest count of a key, 0 if there is none."""
+        count = self.balance(key).count if key in self else None
+        return 0 if count is None else count[0]
+
+    def _await(self, key: str) -> None:
+        """Goods are on their way to a key: it has a balance, be it empty, so that they can be told."""
+        if key not in self:
+            self._active[key] = Balance([-1] * TOPIC_COUNT)
+            self._fresh += 1
+            self._dirty[key] = None
 
     def _show_again(self, key: str, timestamp_us: int) -> None:
         """A replayed record's key is published anew: what became of its record before the restart is not known."""
@@ -435,7 +492,7 @@ class Ledger:
         self.totals.positions[topic] = offset + 1
         self.totals.by_outcome[outcome] += 1
         if outcome != DUPLICATE:
-            self._tell_orders(event, effect_of(event), topic, offset, timestamp_us)
+            self._tell_others(event, effect_of(event), topic, offset, timestamp_us)
         return outcome
 
     def _move(self, key: str, balance: Balance, effect: Effect) -> int:
@@ -460,16 +517,25 @@ class Ledger:
             movements = self._movements[key] = Movements()
         return APPLIED if apply_movement(balance, movements, time_us, units) else ABSORBED
 
-    def _tell_orders(self, event: StockFact, effect: Effect, topic: int, offset: int, timestamp_us: int) -> None:
+    def _tell_others(self, event: Any, effect: Effect, topic: int, offset: int, timestamp_us: int) -> None:
+        """Let the holds, order lines, transfers and inbounds that a fact names take it in."""
         sku = event.sku
-        changes: list[Change] = []
+        changed: list[str] = []
         if effect.hold is not None:
-            key = hold_key(sku, event.reservation, event.line)  # type: ignore[attr-defined]
-            changes += self.commitments.tell_hold(sku, key, effect.hold, topic, offset)
+            key = hold_key(sku, event.reservation, event.line)
+            changed += [at for at, _ in self.commitments.tell_hold(sku, key, effect.hold, topic, offset)]
         if effect.line is not None:
-            key = line_key(sku, event.order_line)  # type: ignore[attr-defined]
-            changes += self.commitments.tell_line(sku, key, effect.line, topic, offset)
-        for key, _ in changes:
+            key = line_key(sku, event.order_line)
+            changed += [at for at, _ in self.commitments.tell_line(sku, key, effect.line, topic, offset)]
+        if effect.transfer is not None:
+            awaited = self.supply.tell_transfer(sku, transfer_key(sku, event.transfer), effect.transfer, topic, offset)
+            for key in awaited:
+                self._await(key)
+            changed += awaited
+        if effect.inbound is not None:
+            key = inbound_key(sku, event.location, event.inbound)
+            changed += self.supply.tell_inbound(sku, key, effect.inbound, topic, offset)
+        for key in changed:
             if key in self:
                 balance = self.balance(key)
                 _set_cause(balance, event, micros(event.occurred_at))
@@ -491,12 +557,17 @@ class Ledger:
             self._admit(event.sku, event.location)
 
     def _is_over_limit(self, event: StockFact) -> bool:
+        sku = event.sku
         if isinstance(event, ReservationCreated):
-            key = hold_key(event.sku, event.reservation, event.line)
-        else:
-            assert isinstance(event, OrderAllocated)
-            key = line_key(event.sku, event.order_line)
-        return self.commitments.is_full(event.sku, key)
+            return self.commitments.is_full(sku, hold_key(sku, event.reservation, event.line))
+        if isinstance(event, OrderAllocated):
+            return self.commitments.is_full(sku, line_key(sku, event.order_line))
+        if self.supply.count(sku) < ORDERS_PER_SKU_MAX:
+            return False
+        if isinstance(event, InboundExpected):
+            return inbound_key(sku, event.location, event.inbound) not in self.supply
+        assert isinstance(event, TransferShipped)
+        return transfer_key(sku, event.transfer) not in self.supply
 
     def _forget_movements(self, rows: list[Row]) -> None:
         for key, _, _, _, _, time_us, units in rows:
@@ -534,12 +605,12 @@ class Ledger:
 
 
 def _limit_reached(sku: str) -> LimitReached:
-    return LimitReached(f"{sku} has too many holds and order lines already")
+    return LimitReached(f"{sku} has too many holds and order lines, or transfers and inbounds, already")
 
 
 _LOW = LOW_SHIP | LOW_PICKUP
-_OPENS_ORDER = frozenset({ReservationCreated, OrderAllocated})
-_KEPT_CAUSES = frozenset({PosReturn, WmsReceipt})
+_OPENS_ORDER = frozenset({ReservationCreated, OrderAllocated, TransferShipped, InboundExpected})
+_KEPT_CAUSES = frozenset({PosReturn, WmsReceipt, TransferReceived})
 
 
 def _heard(balance: Balance, topic: int, occurred_us: int) -> None:

@@ -8,14 +8,14 @@ very moment of the sale must find the sale. Nothing here moves stock on hand.
 from __future__ import annotations
 
 from bisect import insort
-from typing import Literal
+from typing import Literal, Protocol, TypeVar
 
 from msgspec import Struct
 
 FACTS_MAX = 128  # Facts kept per hold or order line; the oldest half is then folded into a base for good.
 
-FactKind = Literal["stated", "renewed", "taken", "returned", "given_back"]
-_RANK = {"stated": 0, "renewed": 1, "taken": 1, "returned": 1, "given_back": 2}
+FactKind = Literal["stated", "arrived", "renewed", "taken", "returned", "given_back"]
+_RANK = {"stated": 0, "arrived": 1, "renewed": 1, "taken": 1, "returned": 1, "given_back": 2}
 
 
 class Fact(Struct, frozen=True, gc=False, array_like=True, order=True):
@@ -42,10 +42,20 @@ def fact(
 ) -> Fact:
     """A fact, ranked by its kind.
 
-    `stated` says what is open; `taken` and `returned` lower it (only what was taken can be given back, not what was
-    returned by a deallocation or release); `given_back` restores; `renewed` moves the end.
+    `stated` says what is open; `arrived` adds to it; `taken` and `returned` lower it (only what was taken can be given
+    back, not what was returned by a deallocation or release); `given_back` restores; `renewed` moves the end.
     """
     return Fact(time_us, _RANK[kind], source, id, kind, location, units, expires_at_us)
+
+
+class _Named(Protocol):
+    @property
+    def id(self) -> str: ...
+    @property
+    def source(self) -> str: ...
+
+
+F = TypeVar("F", bound=_Named)
 
 
 class Hold(Struct, gc=False, array_like=True):
@@ -63,7 +73,7 @@ class Hold(Struct, gc=False, array_like=True):
 
     def add(self, new: Fact) -> bool:
         """Take a fact in and fold anew; False if this very fact was in already."""
-        if not _insert(self.facts, new):
+        if not insert(self.facts, new):
             return False
         if len(self.facts) > FACTS_MAX:
             self.base = self._folded(self.facts[: FACTS_MAX // 2])
@@ -105,7 +115,7 @@ class OrderLine(Struct, gc=False, array_like=True):
 
     def add(self, new: Fact) -> bool:
         """Take a fact in and fold anew; False if this very fact was in already."""
-        if not _insert(self.facts, new):
+        if not insert(self.facts, new):
             return False
         if len(self.facts) > FACTS_MAX:
             self.base = self._folded(self.facts[: FACTS_MAX // 2])
@@ -128,6 +138,9 @@ class OrderLine(Struct, gc=False, array_like=True):
             if f.kind == "stated":
                 cells[f.location] = [units, 0]
                 continue
+            if f.kind == "arrived":
+                cells.setdefault(f.location, [0, 0])[0] += units
+                continue
             for location in _own_first(f.location, cells):
                 cell = cells[location]
                 if f.kind == "given_back":
@@ -147,9 +160,10 @@ def _own_first(own: str, cells: dict[str, list[int]]) -> list[str]:
     return sorted(cells, key=lambda location: (location != own, location))
 
 
-def _insert(facts: list[Fact], new: Fact) -> bool:
+def insert(facts: list[F], new: F) -> bool:
+    """Put a fact in its place by time; False if this very fact was in already."""
     for known in facts:
         if known.id == new.id and known.source == new.source:
             return False
-    insort(facts, new)
+    insort(facts, new)  # type: ignore[call-overload]  # its Struct has an order
     return True

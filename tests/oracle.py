@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from datetime import datetime
+from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
+import msgspec
 from msgspec import Struct
 
 from schemas.records import Sources
@@ -24,6 +25,8 @@ from schemas.topics import (
     Topic,
 )
 from stock.events import (
+    InboundCancelled,
+    InboundExpected,
     ItemSet,
     LocationSet,
     Message,
@@ -43,6 +46,10 @@ from stock.events import (
     ReservationRenewed,
     SettingsMessage,
     StockFact,
+    TransferCancelled,
+    TransferReceived,
+    TransferRescheduled,
+    TransferShipped,
     WmsAdjustment,
     WmsCount,
     WmsMessage,
@@ -147,12 +154,17 @@ def expected(history: Iterable[Fact], settings: Iterable[Setting], now: datetime
     result = {}
     for sku, facts in facts_of_sku.items():
         committed = committed_by_location(facts, now)
+        under_way = transfers(facts)
         facts_at: dict[str, list[StockFact]] = defaultdict(list)
         for fact in facts:
             facts_at[fact.location].append(fact)
+            if isinstance(fact, TransferShipped):
+                facts_at[fact.to_location]  # a destination is told of even if nothing else is known there
         for location, facts_here in facts_at.items():
             committed_here = committed.get(location, 0)
-            result[sku, location] = record(sku, location, facts_here, committed_here, in_force, now)
+            coming = coming_to(location, facts_here, under_way)
+            returned = [back for transfer in under_way for back in transfer.returned if back.location == location]
+            result[sku, location] = record(sku, location, facts_here, committed_here, coming, returned, in_force, now)
     return result
 
 
@@ -194,6 +206,12 @@ def is_refused(fact: Fact) -> bool:
         | OrderAllocated
         | OrderDeallocated
         | OrderFulfilled
+        | TransferShipped
+        | TransferReceived
+        | TransferRescheduled
+        | TransferCancelled
+        | InboundExpected
+        | InboundCancelled
     )
     return not isinstance(event, understood)
 
@@ -218,30 +236,33 @@ def effective_at(event: StockFact) -> datetime:
 
 def on_hand_delta(event: StockFact) -> int:
     """By how many units a fact moves on_hand (a count is not a movement: 0)."""
-    if isinstance(event, PosSale | WmsShipment | OrderFulfilled):
+    if isinstance(event, PosSale | WmsShipment | OrderFulfilled | TransferShipped):
         return -event.units
-    if isinstance(event, PosReturn | WmsReceipt | WmsShipmentVoided | WmsAdjustment):
+    if isinstance(event, PosReturn | WmsReceipt | WmsShipmentVoided | WmsAdjustment | TransferReceived):
         return event.units
     if isinstance(event, PosVoid):
         return event.units if event.voided_type == "pos.sale" else -event.units
     return 0
 
 
-def on_hand(facts_here: list[StockFact]) -> int:
+def on_hand(facts_here: list[StockFact], returned: list[Returned]) -> int:
     """The newest count and every movement not older than it; without a count, every movement."""
+    moved = [(effective_at(fact), on_hand_delta(fact)) for fact in facts_here]
+    moved += [(back.at, back.units) for back in returned]
     counts = [fact for fact in facts_here if isinstance(fact, WmsCount)]
     if not counts:
-        return sum(on_hand_delta(fact) for fact in facts_here)
+        return sum(units for _, units in moved)
     newest = max(counts, key=lambda count: (count.occurred_at, count.source, count.id))
-    later = [fact for fact in facts_here if effective_at(fact) >= newest.occurred_at]
-    return newest.units + sum(on_hand_delta(fact) for fact in later)
+    return newest.units + sum(units for at, units in moved if at >= newest.occurred_at)
 
 
-def unavailable(facts_here: list[StockFact]) -> int:
+def unavailable(facts_here: list[StockFact], returned: list[Returned]) -> int:
     """Units that lie there but cannot be sold; a counter below zero hides nothing elsewhere."""
     counters = {"damaged": 0, "quality_hold": 0, "display": 0, "sellable": 0}
+    for back in returned:
+        counters[back.state] += back.units
     for fact in facts_here:
-        if isinstance(fact, Physical):
+        if isinstance(fact, Physical | TransferShipped | TransferReceived):
             counters[fact.state] += on_hand_delta(fact)
         elif isinstance(fact, WmsStatusChanged):
             counters[fact.from_state] -= fact.units
@@ -250,8 +271,123 @@ def unavailable(facts_here: list[StockFact]) -> int:
 
 
 def has_baseline(facts_here: list[StockFact]) -> bool:
-    """Whether anyone has ever said what lies there; only a count or a receipt does."""
-    return any(isinstance(fact, WmsCount | WmsReceipt) for fact in facts_here)
+    """Whether anyone has ever said what lies there; only a count or something received does."""
+    return any(isinstance(fact, WmsCount | WmsReceipt | TransferReceived) for fact in facts_here)
+
+
+# What is on its way
+
+
+@dataclass
+class Leg:
+    """What one `transfer.shipped` sent, as far as it has not arrived."""
+
+    shipped: TransferShipped
+    left: int
+    eta: datetime | None
+
+
+class Returned(NamedTuple):
+    """What a cancellation gave back to where it was shipped from."""
+
+    at: datetime
+    location: str
+    state: str
+    units: int
+
+
+@dataclass
+class Transfer:
+    """A transfer after all facts that name it."""
+
+    legs: list[Leg] = field(default_factory=list)
+    returned: list[Returned] = field(default_factory=list)
+
+
+TransferEvent = TransferShipped | TransferReceived | TransferRescheduled | TransferCancelled
+
+
+def transfers(facts: list[StockFact]) -> list[Transfer]:
+    """Every transfer of one SKU, from its facts in order of time; what was shipped comes first among equal times."""
+    mentions: dict[str, list[TransferEvent]] = defaultdict(list)
+    for fact in facts:
+        if isinstance(fact, TransferEvent):
+            mentions[fact.transfer].append(fact)
+    return [transfer_told_by(naming) for naming in mentions.values()]
+
+
+def transfer_told_by(mentions: list[TransferEvent]) -> Transfer:
+    """One transfer. What arrives before anything was sent is taken off what is sent later."""
+
+    def place(fact: TransferEvent) -> tuple[datetime, bool, str, str]:
+        return fact.occurred_at, not isinstance(fact, TransferShipped), fact.source, fact.id
+
+    transfer, too_early = Transfer(), 0
+    for fact in sorted(mentions, key=place):
+        if isinstance(fact, TransferShipped):
+            left = max(0, fact.units - too_early)
+            too_early = max(0, too_early - fact.units)
+            transfer.legs.append(Leg(fact, left, fact.eta))
+        elif isinstance(fact, TransferRescheduled):
+            for leg in transfer.legs:
+                leg.eta = fact.eta
+        elif isinstance(fact, TransferReceived):
+            if not transfer.legs:
+                too_early += fact.units
+            open_units = fact.units
+            here = [leg for leg in transfer.legs if leg.shipped.to_location == fact.location]
+            elsewhere = [leg for leg in transfer.legs if leg.shipped.to_location != fact.location]
+            for leg in here + sorted(elsewhere, key=lambda leg: leg.shipped.to_location):
+                arrived = min(open_units, leg.left)
+                leg.left -= arrived
+                open_units -= arrived
+            if fact.final:
+                for leg in transfer.legs:
+                    leg.left = 0
+        else:
+            open_units = fact.units
+            own = [leg for leg in transfer.legs if leg.shipped.location == fact.location]
+            others = [leg for leg in transfer.legs if leg.shipped.location != fact.location]
+            for leg in own + sorted(others, key=lambda leg: leg.shipped.location):
+                back = min(open_units, leg.left)
+                leg.left -= back
+                open_units -= back
+                if back:
+                    transfer.returned.append(Returned(fact.occurred_at, leg.shipped.location, leg.shipped.state, back))
+    return transfer
+
+
+class Coming(NamedTuple):
+    """What is on its way to one location: units by kind, and when which of them are expected."""
+
+    in_transit: int
+    inbound: int
+    etas: list[datetime]
+
+
+def coming_to(location: str, facts_here: list[StockFact], under_way: list[Transfer]) -> Coming:
+    """Open transfers to a location, and its inbounds less what was received or cancelled."""
+    legs = [leg for transfer in under_way for leg in transfer.legs if leg.shipped.to_location == location and leg.left]
+    etas = [leg.eta for leg in legs if leg.eta is not None]
+    mentions: dict[str, list[StockFact]] = defaultdict(list)
+    for fact in facts_here:
+        if isinstance(fact, InboundExpected | InboundCancelled | WmsReceipt) and fact.inbound is not None:
+            mentions[fact.inbound].append(fact)
+    inbound = 0
+    for naming in mentions.values():
+        left, eta = 0, None
+        for fact in sorted(naming, key=lambda f: (f.occurred_at, not isinstance(f, InboundExpected), f.source, f.id)):
+            assert isinstance(fact, InboundExpected | InboundCancelled | WmsReceipt)
+            if isinstance(fact, InboundExpected):
+                left, eta = fact.units, fact.eta
+            elif isinstance(fact, WmsReceipt) and fact.final:
+                left = 0
+            else:
+                left = max(0, left - fact.units)
+        inbound += left
+        if left and eta is not None:
+            etas.append(eta)
+    return Coming(sum(leg.left for leg in legs), inbound, etas)
 
 
 # What is promised
@@ -294,7 +430,8 @@ def hold_named_by(fact: StockFact) -> HoldName | None:
     if isinstance(fact, ReservationCreated | ReservationRenewed | ReservationReleased):
         return fact.reservation, fact.line
     consumes = on_hand_delta(fact) < 0 or isinstance(fact, OrderAllocated)
-    if consumes and isinstance(fact, Physical | OrderAllocated) and fact.reservation is not None:
+    names_one = isinstance(fact, Physical | OrderAllocated | TransferShipped)
+    if consumes and names_one and fact.reservation is not None:
         return fact.reservation, fact.line
     return None
 
@@ -340,7 +477,7 @@ def order_lines(facts: list[StockFact]) -> dict[str, dict[str, Cell]]:
     mentions: dict[str, list[StockFact]] = defaultdict(list)
     for fact in facts:
         if rank_in_order_line(fact) is not None:
-            assert isinstance(fact, Physical | OrderAllocated | OrderDeallocated)
+            assert isinstance(fact, Physical | OrderAllocated | OrderDeallocated | TransferShipped | TransferReceived)
             if fact.order_line is not None:
                 mentions[fact.order_line].append(fact)
     return {order_line: fold_order_line(naming) for order_line, naming in mentions.items()}
@@ -350,7 +487,7 @@ def rank_in_order_line(fact: StockFact) -> int | None:
     """A fact's turn among those of one moment: statement 0, take 1, restore 2; None: it has no part."""
     if isinstance(fact, OrderAllocated):
         return 0
-    if isinstance(fact, OrderDeallocated) or on_hand_delta(fact) < 0:
+    if isinstance(fact, OrderDeallocated | TransferReceived) or on_hand_delta(fact) < 0:
         return 1
     if isinstance(fact, WmsShipmentVoided) or (isinstance(fact, PosVoid) and fact.voided_type == "pos.sale"):
         return 2
@@ -369,6 +506,9 @@ def fold_order_line(mentions: list[StockFact]) -> dict[str, Cell]:
     for fact in sorted(mentions, key=place):
         if isinstance(fact, OrderAllocated):
             cells[fact.location] = Cell(left=fact.units)
+            continue
+        if isinstance(fact, TransferReceived):  # what arrives for an order line is bound on arrival
+            cells.setdefault(fact.location, Cell(left=0)).left += fact.units
             continue
         own_first = sorted(cells, key=lambda location: (location != fact.location, location))
         open_units = fact.units if isinstance(fact, OrderDeallocated) else abs(on_hand_delta(fact))
@@ -515,11 +655,18 @@ def shelf_statuses(available: int, enter: int, exit_: int) -> set[str]:
 
 
 def record(
-    sku: str, location: str, facts_here: list[StockFact], committed: int, in_force: InForce, now: datetime
+    sku: str,
+    location: str,
+    facts_here: list[StockFact],
+    committed: int,
+    coming: Coming,
+    returned: list[Returned],
+    in_force: InForce,
+    now: datetime,
 ) -> Expected:
-    """The record of one balance, from its own facts and what is committed there."""
-    units_on_hand = on_hand(facts_here)
-    units_unavailable = unavailable(facts_here)
+    """The record of one balance, from its own facts, what is committed there, and what comes or came back to it."""
+    units_on_hand = on_hand(facts_here, returned)
+    units_unavailable = unavailable(facts_here, returned)
     raw = units_on_hand - units_unavailable - committed
     baseline = has_baseline(facts_here)
     ship = mode_answer("ship", sku, location, raw, baseline, in_force, now)
@@ -547,9 +694,9 @@ def record(
         on_hand=units_on_hand,
         unavailable=units_unavailable,
         committed=committed,
-        in_transit=0,
-        inbound=0,
-        next_inbound_at=None,
+        in_transit=coming.in_transit,
+        inbound=coming.inbound,
+        next_inbound_at=min((eta for eta in coming.etas if eta > now), default=None),
         safety_stock_ship=ship.safety_stock,
         safety_stock_pickup=pickup.safety_stock,
         withheld_ship=ship.withheld,
@@ -604,7 +751,7 @@ def record_differences(wanted: Expected, published: Mapping[str, Any]) -> list[s
     """What is wrong with one published record, field by field."""
     found = []
     for name in (one.name for one in fields(Expected) if one.name not in _FIELDS_NOT_COMPARED):
-        want = getattr(wanted, name)
+        want = as_published(getattr(wanted, name))
         if name not in published:
             found.append(f"{name} is missing, expected {shown(want)}")
             continue
@@ -619,6 +766,11 @@ def record_differences(wanted: Expected, published: Mapping[str, Any]) -> list[s
             legal_text = " or ".join(shown_together(one) for one in sorted(wanted.together, key=repr))
             found.append(f"{shown_together(decided)} do not go together, expected {legal_text}")
     return found
+
+
+def as_published(want: Any) -> Any:
+    """A value as JSON has it: a time is text, in UTC."""
+    return msgspec.to_builtins(want.astimezone(timezone.utc)) if isinstance(want, datetime) else want
 
 
 def shown(want: object) -> str:

@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 
 from schemas.topics import ORDER_RESERVATIONS, POS_SALES, WMS_MOVEMENTS, partition_of
 from stock.events import (
+    InboundCancelled,
+    InboundExpected,
     LocationSet,
     Message,
     Mode,
@@ -37,6 +39,10 @@ from stock.events import (
     SourceAlive,
     State,
     StockFact,
+    TransferCancelled,
+    TransferReceived,
+    TransferRescheduled,
+    TransferShipped,
     WmsAdjustment,
     WmsCount,
     WmsReceipt,
@@ -344,7 +350,10 @@ class Storyteller:
     # wms-movements.v1
 
     def _wms_receipt(self, sku: str) -> StockFact:
-        return WmsReceipt(**self._saying(sku, "wms/{location}"), **self._touching(), units=self._units(30))
+        inbound = self._inbound() if self._chance(30) else None
+        saying = self._saying(sku, "wms/{location}")
+        final = inbound is not None and self._chance(20)
+        return WmsReceipt(**saying, **self._touching(), units=self._units(30), inbound=inbound, final=final)
 
     def _wms_shipment(self, sku: str) -> StockFact:
         saying = self._saying(sku, "wms/{location}")
@@ -381,6 +390,46 @@ class Storyteller:
             from_state=from_state,
             to_state=self._choice.one_of(states),
         )
+
+    def _inbound(self) -> str:
+        return self._named("I")
+
+    def _eta(self, occurred_at: datetime) -> datetime:
+        return occurred_at + timedelta(seconds=self._choice.one_of((60, 600, 86_400, 5, 0, -60)))
+
+    def _inbound_expected(self, sku: str) -> StockFact:
+        saying = self._saying(sku, "erp")
+        return InboundExpected(
+            **saying, inbound=self._inbound(), units=self._units(30), eta=self._eta(saying["occurred_at"])
+        )
+
+    def _inbound_cancelled(self, sku: str) -> StockFact:
+        return InboundCancelled(**self._saying(sku, "erp"), inbound=self._inbound(), units=self._units(30))
+
+    def _transfer_shipped(self, sku: str) -> StockFact:
+        saying = self._saying(sku, "wms/{location}")
+        eta = self._eta(saying["occurred_at"]) if self._chance(70) else None
+        to_location = self._choice.one_of(self.world.locations)
+        consuming = self._consuming() if self._chance(30) else {}
+        return TransferShipped(
+            **saying, **self._touching(), **consuming, transfer=self._named("T"), units=self._units(9),
+            to_location=to_location, eta=eta,
+        )  # fmt: skip
+
+    def _transfer_received(self, sku: str) -> StockFact:
+        order_line = self._named("L") if self._chance(20) else None
+        saying = self._saying(sku, "wms/{location}")
+        return TransferReceived(
+            **saying, **self._touching(), transfer=self._named("T"), units=self._units(9), final=self._chance(20),
+            order_line=order_line,
+        )  # fmt: skip
+
+    def _transfer_rescheduled(self, sku: str) -> StockFact:
+        saying = self._saying(sku, "wms/{location}")
+        return TransferRescheduled(**saying, transfer=self._named("T"), eta=self._eta(saying["occurred_at"]))
+
+    def _transfer_cancelled(self, sku: str) -> StockFact:
+        return TransferCancelled(**self._saying(sku, "wms/{location}"), transfer=self._named("T"), units=self._units(9))
 
     # order-reservations.v1
 
@@ -497,6 +546,12 @@ _MAKERS: dict[str, tuple[Callable[[Storyteller, str], StockFact], ...]] = {
         *[Storyteller._wms_adjustment] * 2,
         *[Storyteller._wms_count] * 2,
         *[Storyteller._wms_status_changed] * 2,
+        *[Storyteller._transfer_shipped] * 3,
+        *[Storyteller._transfer_received] * 2,
+        Storyteller._transfer_rescheduled,
+        Storyteller._transfer_cancelled,
+        *[Storyteller._inbound_expected] * 2,
+        Storyteller._inbound_cancelled,
     ),
     ORDER_RESERVATIONS.name: (
         *[Storyteller._reservation_created] * 4,

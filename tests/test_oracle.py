@@ -16,8 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.records import VOLATILE_FIELDS, Availability, Sources
-from schemas.topics import POS_SALES, WMS_MOVEMENTS, partition_of
+from schemas.topics import ORDER_RESERVATIONS, POS_SALES, WMS_MOVEMENTS, partition_of
 from stock.events import (
+    InboundCancelled,
     InboundExpected,
     ItemSet,
     LocationSet,
@@ -35,10 +36,15 @@ from stock.events import (
     ReservationCreated,
     ReservationReleased,
     ReservationRenewed,
+    ReservationRequested,
     Scope,
     SettingsMessage,
     SourceAlive,
     StockFact,
+    TransferCancelled,
+    TransferReceived,
+    TransferRescheduled,
+    TransferShipped,
     WmsAdjustment,
     WmsCount,
     WmsMessage,
@@ -777,8 +783,55 @@ def test_the_first_to_arrive_is_found_by_its_order() -> None:
     assert first_tellings([Fact(POS_SALES.name, 7, second), Fact(POS_SALES.name, 3, first)]) == [first]
 
 
+def sent(seconds: float, units: int, **own: Any) -> TransferShipped:
+    """Transfer T leaves A for B."""
+    return said(TransferShipped, seconds, units=units, **{"transfer": "T", "to_location": "B", **own})
+
+
+def arrived(seconds: float, units: int, **own: Any) -> TransferReceived:
+    """Units of transfer T arrive at B."""
+    return said(TransferReceived, seconds, units=units, **{"transfer": "T", "location": "B", **own})
+
+
+# What is told after a receipt of 9 at A, then on_hand at A, in transit to B, on_hand at B.
+ON_THE_WAY = [
+    case("on its way", [sent(1, 4)], (5, 4, 0)),
+    case("arrived in part", [sent(1, 4), arrived(2, 3)], (5, 1, 3)),
+    case("arrived short for good", [sent(1, 4), arrived(2, 3, final=True)], (5, 0, 3)),
+    case("arrived over", [sent(1, 4), arrived(2, 6)], (5, 0, 6)),
+    case("called off", [sent(1, 4), said(TransferCancelled, 2, transfer="T", units=9)], (9, 0, 0)),
+    case(
+        "called off before a count",
+        [sent(1, 4), said(TransferCancelled, 2, transfer="T", units=9), counted(3, 7)],
+        (7, 0, 0),
+    ),
+]
+
+
+@pytest.mark.parametrize(("facts", "numbers"), ON_THE_WAY)
+def test_what_is_on_its_way_is_not_on_hand(facts: list[StockFact], numbers: tuple[int, int, int]) -> None:
+    """It leaves one place, is in transit, and is on hand where it arrives."""
+    there = records([receipt(0, 9), *facts])
+    assert (there["SKU", "A"].on_hand, there["SKU", "B"].in_transit, there["SKU", "B"].on_hand) == numbers
+
+
+def test_inbound_is_what_is_expected_less_what_came() -> None:
+    """And the next to come is the earliest that is not overdue."""
+    first = said(InboundExpected, 1, inbound="I", units=5, eta=at(8))
+    second = said(InboundExpected, 1, inbound="J", units=2, eta=at(60))
+    dropped = said(InboundCancelled, 3, inbound="J", units=1)
+    [record] = records([first, second, receipt(2, 3, inbound="I"), dropped], 9).values()
+    assert (record.inbound, record.next_inbound_at, record.on_hand) == (3, at(60), 3)
+    [record] = records([first, receipt(2, 3, inbound="I", final=True)], 2).values()
+    assert (record.inbound, record.next_inbound_at) == (0, None)
+
+
 REFUSED = [
-    case("an event not supported yet", said(InboundExpected, 1, inbound="I", units=1, eta=at(9)), WMS_MOVEMENTS),
+    case(
+        "an event not supported yet",
+        said(ReservationRequested, 1, reservation="R", units=1, mode="ship"),
+        ORDER_RESERVATIONS,
+    ),
     case("a net count", counted(1, 5, basis="net"), WMS_MOVEMENTS),
     case("an adjustment by nothing", adjustment(1, 0), WMS_MOVEMENTS),
     case("a sale on a foreign topic", sale(1, 1), WMS_MOVEMENTS),
@@ -935,6 +988,12 @@ def test_histories_contain_what_goes_wrong_in_shops() -> None:
     facts = history.facts
     kinds = {type(told.message) for told in history.told}
     assert kinds == {
+        InboundCancelled,
+        InboundExpected,
+        TransferCancelled,
+        TransferReceived,
+        TransferRescheduled,
+        TransferShipped,
         PosSale,
         PosReturn,
         PosVoid,

@@ -22,7 +22,7 @@ from stock.events import (
     PolicyValues,
     PosSale,
     Scope,
-    TransferShipped,
+    WmsCount,
     WmsReceipt,
 )
 from stockflow.demo.planned import Planned
@@ -200,8 +200,8 @@ def _refused(random: Random, end_s: float) -> list[Planned]:
         (
             "not_supported_yet",
             WMS_MOVEMENTS,
-            TransferShipped,
-            {**pos, "units": 1, "transfer": "T-1", "to_location": "X"},
+            WmsCount,
+            {**pos, "units": 1, "basis": "net"},
         ),
         ("wrong_partition", POS_SALES, PosSale, {**pos, "units": 1}),
         ("in_future", POS_SALES, PosSale, {**pos, "units": 1}),

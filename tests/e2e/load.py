@@ -313,10 +313,10 @@ SPOILED: tuple[SpoiledCase, ...] = (
     ("ten minutes ahead", "in_future", POS_SALES.name, lambda n: sale(n, occurred_at=_in_minutes(10))),
     ("a net count", "not_supported_yet", WMS_MOVEMENTS.name, lambda n: sale(n, type="wms.count", basis="net")),
     (
-        "a transfer",
-        "not_supported_yet",
+        "a transfer to nowhere",
+        "bad_field",
         WMS_MOVEMENTS.name,
-        lambda n: sale(n, type="transfer.shipped", transfer=f"T-{n}", to_location="STORE-Y"),
+        lambda n: sale(n, type="transfer.shipped", transfer=f"T-{n}", to_location="STORE|Y"),
     ),
     (
         "a request",

@@ -40,6 +40,12 @@ _OWN: dict[str, dict[str, Any]] = {
     "order.allocated": {"order_line": "L"},
     "order.deallocated": {"order_line": "L"},
     "order.fulfilled": {"order_line": "L"},
+    "transfer.shipped": {"transfer": "T", "to_location": "B"},
+    "transfer.received": {"transfer": "T"},
+    "transfer.rescheduled": {"transfer": "T"},
+    "transfer.cancelled": {"transfer": "T"},
+    "inbound.expected": {"inbound": "I"},
+    "inbound.cancelled": {"inbound": "I"},
 }
 _ids = count(1)
 

@@ -90,9 +90,12 @@ def test_only_counts_and_receipts_are_a_baseline(kind: str) -> None:
         "pos.void": {"voids": "v", "voided_type": "pos.sale", "voided_at": fact("pos.sale", 1, 1).occurred_at},
         "wms.status_changed": {"from_state": "damaged", "to_state": "sellable"},
         "reservation.renewed": {"expires_at": fact("pos.sale", 1, 1).occurred_at},
+        "transfer.rescheduled": {"eta": fact("pos.sale", 1, 1).occurred_at},
+        "inbound.expected": {"eta": fact("pos.sale", 1, 1).occurred_at},
     }
-    units = None if kind == "reservation.renewed" else 1
-    assert effect_of(fact(kind, 1, units, **own.get(kind, {}))).baseline is (kind in ("wms.count", "wms.receipt"))
+    units = None if kind in ("reservation.renewed", "transfer.rescheduled") else 1
+    is_baseline = kind in ("wms.count", "wms.receipt", "transfer.received")
+    assert effect_of(fact(kind, 1, units, **own.get(kind, {}))).baseline is is_baseline
 
 
 def test_a_void_takes_effect_when_its_fact_did() -> None:
@@ -114,11 +117,5 @@ def test_every_type_has_an_effect_or_is_known_to_have_none() -> None:
     """What is not supported yet is listed here, so that nothing is forgotten."""
     every = {kind.__struct_config__.tag for kind in get_args(PosMessage | WmsMessage | OrderMessage)}
     assert every - {kind.__struct_config__.tag for kind in SUPPORTED} == {
-        "transfer.shipped",
-        "transfer.received",
-        "transfer.rescheduled",
-        "transfer.cancelled",
-        "inbound.expected",
-        "inbound.cancelled",
         "reservation.requested",
     }
