@@ -62,9 +62,6 @@ def expected_records(balances: pl.DataFrame, settings: Mapping[str, events.Messa
     records = records.with_columns(
         raw=raw,
         shortage=pl.max_horizontal(pl.lit(0, pl.Int64), -raw),
-        in_transit=pl.lit(0, pl.Int64),
-        inbound=pl.lit(0, pl.Int64),
-        next_inbound_at=pl.lit(None, pl.Int64),
         backorder_left=pl.lit(0, pl.Int64),
     )
     for mode in MODES:

@@ -42,6 +42,8 @@ _ON_HAND_SIGN: dict[type[events.StockFact], int] = {
     events.WmsShipmentVoided: 1,
     events.WmsAdjustment: 1,
     events.OrderFulfilled: -1,
+    events.TransferShipped: -1,
+    events.TransferReceived: 1,
 }
 _SUPPORTED: tuple[type[events.StockFact], ...] = (
     *_ON_HAND_SIGN,
@@ -53,12 +55,16 @@ _SUPPORTED: tuple[type[events.StockFact], ...] = (
     events.ReservationReleased,
     events.OrderAllocated,
     events.OrderDeallocated,
+    events.TransferRescheduled,
+    events.TransferCancelled,
+    events.InboundExpected,
+    events.InboundCancelled,
 )
 _SUPPORTED_SCOPE = frozenset({"sku", "location", "mode"})
 _SUPPORTED_VALUES = frozenset({"safety_stock", "buffer", "low_stock_enter", "low_stock_exit", "enabled"})
-_ORDER_IDS = ("reservation", "line", "order_line", "policy")
+_ORDER_IDS = ("reservation", "line", "order_line", "policy", "transfer", "inbound")
 _ID_FIELDS = ("id", "source", *_ORDER_IDS)
-_UNUSED_IDS = ("echo", "voids", "inbound")  # Nothing is kept under them yet, so their length is nobody's business.
+_UNUSED_IDS = ("echo", "voids")  # Nothing is kept under them yet, so their length is nobody's business.
 
 FACT_SCHEMA: dict[str, pl.DataType] = {
     "topic": pl.Int8(),  # position in KEYED_INPUTS
@@ -82,6 +88,11 @@ FACT_SCHEMA: dict[str, pl.DataType] = {
     "line": pl.String(),
     "order_line": pl.String(),
     "expires_us": pl.Int64(),
+    "transfer": pl.String(),
+    "inbound": pl.String(),
+    "to_location": pl.String(),
+    "eta_us": pl.Int64(),
+    "final": pl.Boolean(),
 }
 
 
@@ -109,13 +120,15 @@ def judge_fact(record: LogRecord, partitions: int) -> Judged:
         or _bad_name(decoded.location, "location")
         or _bad_common(decoded, record.timestamp_ms)
         or _bad_units(decoded)
+        or (_bad_name(decoded.to_location, "to_location") if isinstance(decoded, events.TransferShipped) else None)
         or _unsupported_fact(decoded)
     )
     if refusal is None and topics.partition_of(decoded.sku, partitions) != record.partition:
         refusal = f"wrong partition: {decoded.sku} belongs to {topics.partition_of(decoded.sku, partitions)}"
     if refusal is not None:
         return Judged(decoded, refusal)
-    doubt = _doubtful_name(decoded.sku) or _doubtful_name(decoded.location) or _doubtful(decoded, record)
+    names = (decoded.sku, decoded.location, getattr(decoded, "to_location", "-"))
+    doubt = next(filter(None, map(_doubtful_name, names)), None) or _doubtful(decoded, record)
     return Judged(decoded, doubt=doubt)
 
 
@@ -158,7 +171,7 @@ def row_of(record: LogRecord, message: events.Message) -> tuple[object, ...]:
         effective_us = micros(message.voided_at)
         restores = message.voided_type == "pos.sale"
         sign = 1 if restores else -1
-    expires_at = getattr(message, "expires_at", None)
+    expires_at, eta = getattr(message, "expires_at", None), getattr(message, "eta", None)
     return (
         TOPIC_ORDER[record.topic],
         record.partition,
@@ -181,6 +194,11 @@ def row_of(record: LogRecord, message: events.Message) -> tuple[object, ...]:
         getattr(message, "line", None),
         getattr(message, "order_line", None),
         None if expires_at is None else micros(expires_at),
+        getattr(message, "transfer", None),
+        getattr(message, "inbound", None),
+        getattr(message, "to_location", None),
+        None if eta is None else micros(eta),
+        getattr(message, "final", False),
     )
 
 

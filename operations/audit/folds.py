@@ -14,6 +14,7 @@ _RENEWED = "reservation.renewed"
 _RELEASED = "reservation.released"
 _ALLOCATED = "order.allocated"
 _DEALLOCATED = "order.deallocated"
+_ARRIVED = "transfer.received"
 
 _ORDER = ("effective_us", "rank", "source", "id")
 
@@ -74,6 +75,8 @@ class _OrderLine:
         kind, own, units = row["type"], str(row["location"]), _int(row["take"])
         if kind == _ALLOCATED:
             self.cells[own] = _Cell(left=units)
+        elif kind == _ARRIVED:
+            self.cells.setdefault(own, _Cell()).left += units
         elif row["rank"] == 2:
             for cell in self._own_first(own):
                 given = min(units, cell.taken)
@@ -118,7 +121,7 @@ def allocations(facts: pl.DataFrame) -> list[Allocated]:
     kind = pl.col("type")
     named = facts.filter(
         pl.col("order_line").is_not_null()
-        & (kind.is_in([_ALLOCATED, _DEALLOCATED]) | (pl.col("delta") < 0) | pl.col("restores"))
+        & (kind.is_in([_ALLOCATED, _DEALLOCATED, _ARRIVED]) | (pl.col("delta") < 0) | pl.col("restores"))
     ).with_columns(
         rank=pl.when(kind == _ALLOCATED).then(0).when(pl.col("restores")).then(2).otherwise(1),
         take=pl.when(pl.col("delta") < 0).then(-pl.col("delta")).otherwise(pl.col("units")),

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from operations.audit.folds import OpenHold, allocations, open_holds
+from operations.audit.supply import Back, Coming, Key, coming_by_key, legal_next
 
 KEY = ["sku", "location"]
 _IDENTITY = ["sku", "source", "id"]
@@ -31,11 +32,11 @@ class Recomputed:
     """What should be published.
 
     Attributes:
-        balances: one row per key and legal `committed`: sku, location, alternative (0 = the first), on_hand,
-            unavailable, committed, baseline.
+        balances: one row per key and legal `committed` and `next_inbound_at`: sku, location, alternative (0 = the
+            first), on_hand, unavailable, committed, baseline, in_transit, inbound, next_inbound_at.
         duplicates: facts without a second effect, by partition.
         applied: facts with an effect or absorbed by a count, by partition.
-        in_flux: keys of which a hold ended while the outputs were read.
+        in_flux: keys of which a hold ended or an ETA passed while the outputs were read.
     """
 
     balances: pl.DataFrame
@@ -48,18 +49,23 @@ def recompute(facts: pl.DataFrame, moment: Moment) -> Recomputed:
     """Every balance from the accepted facts, in the columns of `facts.FACT_SCHEMA`."""
     first = without_duplicates(facts)
     committed, in_flux = _committed(first, moment)
+    coming, back, destinations = coming_by_key(first)
+    supply, due = _supply(coming, moment)
+    moved = _moved(first, back)
     balances = (
-        _keys(first)
-        .join(_on_hand(first), on=KEY, how="left")
-        .join(_unavailable(first), on=KEY, how="left")
+        _keys(first, destinations)
+        .join(_on_hand(first, moved), on=KEY, how="left")
+        .join(_unavailable(first, moved), on=KEY, how="left")
         .with_columns(pl.col("on_hand", "unavailable").fill_null(0))
         .join(committed, on=KEY, how="left")
-        .with_columns(pl.col("committed", "alternative").fill_null(0))
+        .join(supply, on=KEY, how="left")
+        .with_columns(pl.col("committed", "in_transit", "inbound").fill_null(0))
+        .with_columns(alternative=pl.int_range(pl.len()).over(KEY))
     )
     applied = _by_partition(first)
     total = _by_partition(facts)
     duplicates = {partition: total[partition] - applied.get(partition, 0) for partition in total}
-    return Recomputed(balances, duplicates, applied, in_flux)
+    return Recomputed(balances, duplicates, applied, in_flux | due)
 
 
 def without_duplicates(facts: pl.DataFrame) -> pl.DataFrame:
@@ -75,12 +81,43 @@ def without_duplicates(facts: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _keys(first: pl.DataFrame) -> pl.DataFrame:
+def _keys(first: pl.DataFrame, destinations: Iterable[Key]) -> pl.DataFrame:
     """Every key that must be published, and whether its stock was ever stated."""
-    return first.group_by(KEY).agg(baseline=pl.col("type").is_in(["wms.count", "wms.receipt"]).any())
+    baselines = ["wms.count", "wms.receipt", "transfer.received"]
+    told = first.select(*KEY, baseline=pl.col("type").is_in(baselines))
+    shipped_to = pl.DataFrame([(*key, False) for key in destinations], schema=told.schema, orient="row")
+    return pl.concat([told, shipped_to]).group_by(KEY).agg(pl.col("baseline").any())
 
 
-def _on_hand(first: pl.DataFrame) -> pl.DataFrame:
+def _moved(first: pl.DataFrame, back: list[Back]) -> pl.DataFrame:
+    """Every movement: key, effective_us, state, delta."""
+    columns = (*KEY, "effective_us", "state", "delta")
+    moved = first.filter(pl.col("delta").is_not_null()).select(*columns)
+    return pl.concat([moved, pl.DataFrame(back, schema=moved.schema, orient="row")])
+
+
+def _supply(coming: dict[Key, list[Coming]], moment: Moment) -> tuple[pl.DataFrame, frozenset[Key]]:
+    """Per key what is in transit and inbound, with each legal `next_inbound_at`; and keys with more than one."""
+    rows = []
+    due = set()
+    for key, parts in coming.items():
+        legal = legal_next(parts, moment.earliest_us, moment.latest_us)
+        if len(legal) > 1:
+            due.add(key)
+        in_transit = sum(part.units for part in parts if part.in_transit)
+        inbound = sum(part.units for part in parts if not part.in_transit)
+        rows += [(*key, in_transit, inbound, next_us) for next_us in legal]
+    schema = {
+        "sku": pl.String(),
+        "location": pl.String(),
+        "in_transit": pl.Int64(),
+        "inbound": pl.Int64(),
+        "next_inbound_at": pl.Int64(),
+    }
+    return pl.DataFrame(rows, schema=schema, orient="row"), frozenset(due)
+
+
+def _on_hand(first: pl.DataFrame, moves: pl.DataFrame) -> pl.DataFrame:
     """The newest count and every movement at or after it; all movements where nothing was counted."""
     barrier = (
         first.filter(pl.col("type") == "wms.count")
@@ -89,8 +126,7 @@ def _on_hand(first: pl.DataFrame) -> pl.DataFrame:
         .agg(counted=pl.col("units").last(), counted_us=pl.col("occurred_us").last())
     )
     moved = (
-        first.filter(pl.col("delta").is_not_null())
-        .join(barrier, on=KEY, how="left")
+        moves.join(barrier, on=KEY, how="left")
         .filter(pl.col("counted_us").is_null() | (pl.col("effective_us") >= pl.col("counted_us")))
         .group_by(KEY)
         .agg(moved=pl.col("delta").sum())
@@ -102,12 +138,12 @@ def _on_hand(first: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _unavailable(first: pl.DataFrame) -> pl.DataFrame:
+def _unavailable(first: pl.DataFrame, moved: pl.DataFrame) -> pl.DataFrame:
     """Units that stand in the building but not for sale: each counter, if positive."""
     changed = first.filter(pl.col("type") == "wms.status_changed")
     moves = pl.concat(
         [
-            first.filter(pl.col("delta").is_not_null()).select(*KEY, "state", amount="delta"),
+            moved.select(*KEY, "state", amount="delta"),
             changed.select(*KEY, state="from_state", amount=-pl.col("units")),
             changed.select(*KEY, state="to_state", amount="units"),
         ]

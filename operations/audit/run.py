@@ -134,5 +134,7 @@ def _notes(extents: Extents, recomputed: Recomputed) -> list[str]:
         if extent.start > 0
     ]
     if recomputed.in_flux:
-        notes.append(f"{len(recomputed.in_flux)} keys had a hold that ended while they were read")
+        notes.append(
+            f"{len(recomputed.in_flux)} keys had a hold that ended or goods that were due while they were read"
+        )
     return notes

@@ -10,7 +10,7 @@ from schemas.dead_letters import origin
 from schemas.state import CLAIM_KEY
 from schemas.topics import AVAILABILITY, DEAD_LETTERS, STOCK_STATE
 from stock.events import StockFact
-from tests.oracle import Fact, first_tellings, on_hand, unavailable
+from tests.oracle import Fact, TransferEvent, first_tellings, on_hand, transfers, unavailable
 from tests.simulation.kafka import Place
 from tests.simulation.process import Process
 
@@ -61,14 +61,22 @@ def _unsaid_stock(run: Simulation, partition: int, upto: dict[str, int], withhel
     """Keys of which every fact is passed must say on the topic what the oracle says of their stock."""
     facts = [fact for at, fact in run.told.placed if at == partition]
     keys = {_key(fact.event) for fact in facts if _is_new(run, fact.topic, partition, fact.order, upto)}
-    keys -= {_key(fact.event) for fact in facts if fact.order >= upto[fact.topic]}
+    ahead = [fact.event for fact in facts if fact.order >= upto[fact.topic]]
+    keys -= {_key(event) for event in ahead}
+    # What a cancelled transfer gives back to one location depends on what was received at another.
+    in_motion = {event.sku for event in ahead if isinstance(event, TransferEvent)}
     problems = []
     for key in sorted(keys - withheld):
-        here = [event for event in first_tellings(_of_sku(facts, key, upto)) if _key(event) == key]
+        sku, _, location = key.partition("|")
+        if sku in in_motion:
+            continue
+        told = first_tellings(_of_sku(facts, key, upto))
+        here = [event for event in told if event.location == location]
         if not here:
             continue  # nothing but repeats of what was told elsewhere
         said = _said(run, partition, key)
-        wanted = (on_hand(here), unavailable(here))
+        returned = [back for transfer in transfers(told) for back in transfer.returned if back.location == location]
+        wanted = (on_hand(here, returned), unavailable(here, returned))
         if said != wanted:
             problems.append(f"{key} says {said}, on hand and unavailable are {wanted}")
     return problems
