@@ -165,7 +165,7 @@ STATE = (
         (COMMITMENTS, "if offset <= line.applied[topic]:", "if False:"),
         (
             ORDERS,
-            "            return False\n    insort(facts, new)\n",
+            "            return False\n    insort(facts, new)  # type: ignore[call-overload]  # its Struct has an order\n",
             "            pass\n"
             "    facts.append(new)\n"
             "    facts.sort(key=lambda f: (f.time_us, f.rank, f.source, f.id))\n",
@@ -177,8 +177,8 @@ STATE = (
         "A hold whose record was lost in a crash never hears of the fact that its balance has already.",
         (
             LEDGER,
-            "        if outcome != DUPLICATE:\n            self._tell_orders",
-            "        if False:\n            self._tell_orders",
+            "        if outcome != DUPLICATE:\n            self._tell_others",
+            "        if False:\n            self._tell_others",
         ),
     ),
     bug(

@@ -454,7 +454,7 @@ def test_hold_that_just_ended_may_still_be_seen(audited: Audited) -> None:
     world.view["SKU-3|S1"] = encode(msgspec.structs.replace(newer, version=5, committed=0))
     report = audited(world)
     assert report.differences == []
-    assert report.notes == ["1 keys had a hold that ended while they were read"]
+    assert report.notes == ["1 keys had a hold that ended or goods that were due while they were read"]
 
 
 def test_missing_topics_are_named(kafka: services.Kafka, topic_prefix: str) -> None:
