@@ -5,11 +5,11 @@ A consumer's own connection answers such a question only after the fetch that wa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
 TIMEOUT_S = 10.0
@@ -56,6 +56,23 @@ class LogBounds:
     def forget(self, partition: int) -> None:
         """The answer is not wanted any more."""
         self._asked.pop(partition, None)
+
+
+def committed_positions(
+    client_config: Mapping[str, Any], group: str, partitions: Sequence[TopicPartition], timeout_s: float
+) -> list[TopicPartition] | None:
+    """What a group has committed of partitions, with metadata, asked by a client that is no member; None if in vain.
+
+    Blocks for at most about twice the timeout. A position below 0 means that nothing was committed.
+    """
+    asked = ConsumerGroupTopicPartitions(group, [TopicPartition(tp.topic, tp.partition) for tp in partitions])
+    admin = AdminClient(dict(client_config))  # it must outlive the answer
+    try:
+        futures = admin.list_consumer_group_offsets([asked], request_timeout=timeout_s)
+        found: list[TopicPartition] = futures[group].result(2 * timeout_s).topic_partitions
+    except (KafkaException, TimeoutError):
+        return None
+    return None if any(tp.error is not None for tp in found) else found
 
 
 def extent(

@@ -16,7 +16,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 
 from schemas.state import CommitMetadata, decode_metadata, encode_metadata
 from sources.arrivals import Arrival, Batch, CaughtUp, Closed, Opened, SettingsRefused
-from sources.bounds import Bounds, LogBounds
+from sources.bounds import Bounds, LogBounds, committed_positions
 from sources.commits import Commits, Committed
 from sources.restore import Restored, Restorer
 from sources.settings_topic import RefusedSetting, SettingsTopic
@@ -506,6 +506,11 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
             except KafkaException as error:
                 if error.args[0].code() != KafkaError._TIMED_OUT or self._clock() >= deadline:
                     raise
+            # A member may lose sight of its coordinator for as long as a rebalance callback lasts; others see it.
+            options = self._options
+            found = committed_positions(options.client_config, options.group_id, partitions, BROKER_TRY_S)
+            if found is not None:
+                return found
 
     def _standing(self, assignment: _Assignment) -> Committed | None:
         """What stands committed and is repeated to keep the lease; None if nothing ever was."""

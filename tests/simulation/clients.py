@@ -15,6 +15,7 @@ from typing import Any
 from confluent_kafka import (
     OFFSET_BEGINNING,
     TIMESTAMP_CREATE_TIME,
+    ConsumerGroupTopicPartitions,
     KafkaError,
     KafkaException,
     Message,
@@ -332,12 +333,10 @@ class SimConsumer:
 
     def committed(self, partitions: Sequence[TopicPartition], timeout: float) -> list[TopicPartition]:
         self._ask("committed", timeout)
-        found = []
-        for tp in partitions:
-            offset, metadata = self._host.broker.group.positions.get((tp.topic, tp.partition), (-1001, ""))
-            place = (tp.topic, tp.partition, offset)
-            found.append(TopicPartition(*place, metadata) if metadata else TopicPartition(*place))
-        return found
+        if self._host.timeline.percent(self._host.troubles.question_failed):
+            self._host.wait(timeout)
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+        return committed_in(self._host.broker, partitions)
 
     def commit(self, offsets: list[TopicPartition], asynchronous: bool) -> list[TopicPartition] | None:
         self._host.call("commit " + ", ".join(f"{tp.topic}/{tp.partition}@{tp.offset}" for tp in offsets))
@@ -606,6 +605,32 @@ class SimAdmin:
 
         host.timeline.later(host.round_trip_s(), answer)
         return dict(futures)
+
+    def list_consumer_group_offsets(
+        self, asked: Sequence[ConsumerGroupTopicPartitions], request_timeout: float
+    ) -> dict[str, Future[Any]]:
+        """Answers at once, or in vain."""
+        host = self._host
+        host.call("list group offsets")
+        host.wait(host.round_trip_s())
+        future: Future[Any] = Future()
+        if not host.reachable or host.timeline.percent(host.troubles.question_failed):
+            future.set_exception(KafkaException(KafkaError(KafkaError._TIMED_OUT)))
+        else:
+            partitions = asked[0].topic_partitions or []
+            found = committed_in(host.broker, partitions)
+            future.set_result(ConsumerGroupTopicPartitions(asked[0].group_id, found))
+        return {asked[0].group_id: future}
+
+
+def committed_in(broker: Broker, partitions: Sequence[TopicPartition]) -> list[TopicPartition]:
+    """What the group has committed of partitions."""
+    found = []
+    for tp in partitions:
+        offset, metadata = broker.group.positions.get((tp.topic, tp.partition), (-1001, ""))
+        place = (tp.topic, tp.partition, offset)
+        found.append(TopicPartition(*place, metadata) if metadata else TopicPartition(*place))
+    return found
 
 
 def _text(key: bytes | str | None) -> str:

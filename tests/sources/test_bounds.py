@@ -8,10 +8,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
 
 from sources import bounds as module
-from sources.bounds import LogBounds
+from sources.bounds import LogBounds, committed_positions
+from tests.services import Kafka
 
 TOPICS = ("a", "b")
 LOST = KafkaException(KafkaError(KafkaError._TIMED_OUT))
@@ -103,3 +105,19 @@ def test_what_is_not_wanted_any_more_is_not_asked_again(admins: list[FakeAdmin])
     old.fail(1)
     assert bounds.answer(3) is None
     assert admins[1].asked() == [3, 3]
+
+
+def test_committed_positions_are_seen_by_others(kafka: Kafka, topic_prefix: str) -> None:
+    """What a member has committed, with its metadata; nothing is told as such, and nobody is waited for in vain."""
+    topic, group = f"{topic_prefix}a", f"{topic_prefix}group"
+    client = {"bootstrap.servers": kafka.bootstrap}
+    [made] = AdminClient(client).create_topics([NewTopic(topic, 2, 1)]).values()
+    made.result(30)
+    member = Consumer({**client, "group.id": group})
+    member.commit(offsets=[TopicPartition(topic, 1, 7, metadata="what for")], asynchronous=False)
+    member.close()
+    places = [TopicPartition(topic, partition) for partition in (0, 1)]
+    found = committed_positions(client, group, places, 10)
+    assert found is not None
+    assert {(tp.partition, tp.offset, tp.metadata or None) for tp in found} == {(0, -1001, None), (1, 7, "what for")}
+    assert committed_positions({"bootstrap.servers": "127.0.0.1:1", "log_level": "0"}, group, places, 0.2) is None

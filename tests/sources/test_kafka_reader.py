@@ -167,12 +167,21 @@ def test_a_partition_that_opens_while_input_is_held_back_waits_with_the_others(
     assert consumer.paused == set()
 
 
-def test_a_coordinator_that_does_not_answer_at_once_is_asked_again(reader: EventsReader) -> None:
-    """While partitions change hands it may be out of sight for a moment: that is no reason to end a process."""
+@pytest.mark.parametrize(("others_see_it", "tries_left"), [(False, 0), (True, 1)])
+def test_a_coordinator_out_of_sight_is_asked_again_and_by_others(
+    others_see_it: bool, tries_left: int, reader: EventsReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A member may not see it as long as a rebalance lasts: that is no reason to end a process."""
+
+    def by_another(_config: object, group: str, partitions: list[TopicPartition], _timeout_s: float) -> Any:
+        assert group == "group"
+        return [TopicPartition(tp.topic, tp.partition, 0) for tp in partitions] if others_see_it else None
+
+    monkeypatch.setattr(module, "committed_positions", by_another)
     consumer = FakeConsumer.made[0]
     consumer.timeouts_left = 2
     consumer.assign_callback(consumer, [TopicPartition(topic, PARTITIONS) for topic in TOPICS])
-    assert consumer.timeouts_left == 0
+    assert consumer.timeouts_left == tries_left
     reader.next_batch()
     assert reader.stats.owned == PARTITIONS + 1
 
