@@ -111,7 +111,8 @@ def test_committed_positions_are_seen_by_others(kafka: Kafka, topic_prefix: str)
     """What a member has committed, with its metadata; nothing is told as such, and nobody is waited for in vain."""
     topic, group = f"{topic_prefix}a", f"{topic_prefix}group"
     client = {"bootstrap.servers": kafka.bootstrap}
-    [made] = AdminClient(client).create_topics([NewTopic(topic, 2, 1)]).values()
+    admin = AdminClient(client)
+    [made] = admin.create_topics([NewTopic(topic, 2, 1)]).values()
     made.result(30)
     member = Consumer({**client, "group.id": group})
     member.commit(offsets=[TopicPartition(topic, 1, 7, metadata="what for")], asynchronous=False)
