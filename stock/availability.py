@@ -25,6 +25,7 @@ STATUSES = (
     "OUT_OF_STOCK",
 )
 IN_STOCK, LOW_STOCK, BACKORDERABLE, PREORDERABLE, UNKNOWN, DISCONTINUED, OUT_OF_STOCK = range(7)
+_ACTIVE, _PREORDER, _DISCONTINUED, _DELISTED = items.ACTIVE, items.PREORDER, items.DISCONTINUED, items.DELISTED
 DELISTED = 7  # Stored like a status, and published as a null record.
 
 
@@ -73,7 +74,7 @@ def view(
     committed: int,
     terms: Terms,
     incoming: Incoming = NOTHING,
-    lifecycle: Lifecycle = items.ACTIVE,
+    lifecycle: Lifecycle = _ACTIVE,
 ) -> View:
     """What can be sold now.
 
@@ -92,12 +93,12 @@ def view(
     physical = on_hand - unavailable
     raw = physical - committed
     shortage = -raw if raw < 0 else 0
-    if lifecycle == items.DELISTED:
+    if lifecycle == _DELISTED:
         gone = ModeView(DELISTED, None, None, 0, 0, None)
         return View(gone, gone, on_hand, unavailable, committed, shortage)
-    left = terms.backorder_limit - shortage
-    if left < 0 or (terms.ship.off is not None and terms.pickup.off is not None):
-        left = 0
+    left = 0
+    if terms.backorder_limit > shortage and (terms.ship.off is None or terms.pickup.off is None):
+        left = terms.backorder_limit - shortage
     flags = balance.flags
     known = bool(flags & HAS_BASELINE)
     low = flags & (LOW_SHIP | LOW_PICKUP)
@@ -158,24 +159,28 @@ def _kind(status: int) -> int:
 def _mode_view(
     physical: int, raw: int, known: bool, terms: ModeTerms, lifecycle: Lifecycle, left: int, was_low: bool
 ) -> ModeView:
-    """One mode's answer; `left` units may still be sold without stock. The first row that fits holds."""
+    """One mode's answer; `left` units may still be sold without stock.
+
+    The first row of the status table that fits holds; what can be sold is by far the most frequent and excludes those
+    before it at once.
+    """
     safety_stock = terms.safety_stock
     if terms.percent and physical > 0:
         share = -(-physical * terms.percent // 100)
         safety_stock = max(safety_stock - terms.on_top, share) + terms.on_top
+    available = raw - safety_stock
+    if available > 0 and known and terms.off is None and not terms.stale and lifecycle != _PREORDER:
+        low = available <= terms.enter or (was_low and available < terms.exit)
+        return ModeView(LOW_STOCK if low else IN_STOCK, None, available, safety_stock, safety_stock, terms.policy)
     if terms.off is not None:
         return ModeView(OUT_OF_STOCK, terms.off, 0, 0, safety_stock, terms.policy)
-    available = raw - safety_stock
-    withheld = 0 if raw <= 0 else raw if available < 0 else safety_stock
-    if lifecycle == items.PREORDER:
+    withheld = 0 if raw <= 0 else min(raw, safety_stock)
+    if lifecycle == _PREORDER:
         return ModeView(PREORDERABLE if left else OUT_OF_STOCK, None, 0, withheld, safety_stock, terms.policy)
     if not known or terms.stale:
         reason = "stale_source" if known else "no_baseline"
         return ModeView(UNKNOWN, reason, None, 0, safety_stock, terms.policy)
-    if available > 0:
-        low = available <= terms.enter or (was_low and available < terms.exit)
-        return ModeView(LOW_STOCK if low else IN_STOCK, None, available, withheld, safety_stock, terms.policy)
-    if lifecycle == items.DISCONTINUED:
+    if lifecycle == _DISCONTINUED:
         return ModeView(DISCONTINUED, None, 0, withheld, safety_stock, terms.policy)
     if left:
         return ModeView(BACKORDERABLE, None, 0, withheld, safety_stock, terms.policy)

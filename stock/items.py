@@ -57,19 +57,19 @@ def check_item(packed: bytes) -> None:
 
 
 class Items:
-    """The items of one partition; not thread-safe."""
+    """The items of one partition; not thread-safe. A SKU that is not in `by_sku` is active: none was ever told."""
 
     def __init__(self) -> None:
-        self._items: dict[str, Item] = {}
+        self.by_sku: dict[str, Item] = {}
         self._dirty: dict[str, None] = {}
 
     def __len__(self) -> int:
         """Number of SKUs of which an item was ever told, delisted ones included."""
-        return len(self._items)
+        return len(self.by_sku)
 
     def __contains__(self, sku: str) -> bool:
         """Whether an item of this SKU was ever told."""
-        return sku in self._items
+        return sku in self.by_sku
 
     @property
     def dirty(self) -> bool:
@@ -78,23 +78,23 @@ class Items:
 
     def get(self, sku: str) -> Item | None:
         """The item of a SKU, or None if none was told: it is active then."""
-        return self._items.get(sku)
+        return self.by_sku.get(sku)
 
     def lifecycle(self, sku: str) -> Lifecycle:
         """The lifecycle of a SKU."""
-        item = self._items.get(sku)
+        item = self.by_sku.get(sku)
         return ACTIVE if item is None else item.lifecycle
 
     def tell(self, sku: str, told: ItemSet | None, offset: int) -> bool:
         """Take in the record at this offset, None for a removal; whether it says something new of the SKU."""
-        known = self._items.get(sku)
+        known = self.by_sku.get(sku)
         if known is not None and offset <= known.applied:
             return False
         if told is None:
             item = Item(offset, DELISTED, None, None)
         else:
             item = Item(offset, told.lifecycle, intern(told.brand), intern(told.category))
-        self._items[sku] = item
+        self.by_sku[sku] = item
         self._dirty[sku] = None
         before = (ACTIVE, None, None) if known is None else (known.lifecycle, known.brand, known.category)
         return before != (item.lifecycle, item.brand, item.category)
@@ -102,7 +102,7 @@ class Items:
     def flush(self) -> Iterator[tuple[str, bytes | None]]:
         """State records of everything that changed; None deletes."""
         for sku in self._dirty:
-            item = self._items.get(sku)
+            item = self.by_sku.get(sku)
             yield item_key(sku), None if item is None else _encoder.encode(item)
         self._dirty.clear()
 
@@ -110,7 +110,7 @@ class Items:
         """Take back one item."""
         item = _decoder.decode(packed)
         brand, category = item.brand, item.category
-        self._items[key.removesuffix(_ITEM)] = Item(
+        self.by_sku[key.removesuffix(_ITEM)] = Item(
             item.applied,
             item.lifecycle,
             None if brand is None else intern(brand),

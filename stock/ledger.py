@@ -497,7 +497,7 @@ class Ledger:
 
     def _view(self, key: str, balance: Balance) -> View:
         sku, _, location = key.partition("|")
-        item = self.items.get(sku)
+        item = self.items.by_sku.get(sku)
         return view(
             balance,
             self.commitments.units(key),
