@@ -55,6 +55,7 @@ class Policies:
         self._with_exit = 0
         self._with_item = 0
         self._alive: dict[_Feed, int] = {}  # until when a feed promises to be complete
+        self._expected: dict[_Feed, int] = {}  # when feeds are looked at
         self._stale: dict[str, set[str]] = {}  # by location the feeds that are silent
         self._timers: list[tuple[int, bool, str, str]] = []  # when, whether of a feed, and its names
         self._by_location: dict[str, Terms] = {}
@@ -108,8 +109,7 @@ class Policies:
         """Note until when a feed promises to be complete; whether its location becomes stale or fresh by that."""
         feed, until_us = (alive.location, alive.feed), micros(alive.until)
         self._alive[feed] = until_us
-        if until_us > self.clock_us:
-            heappush(self._timers, (until_us, True, *feed))
+        self._expect(feed, until_us)
         return self._listen(feed)
 
     def remove_alive(self, location: str, feed: str) -> bool:
@@ -130,6 +130,9 @@ class Policies:
         while self._timers and self._timers[0][0] <= self.clock_us:
             due_us, is_feed, name, feed = heappop(self._timers)
             if is_feed:
+                if self._expected.get((name, feed)) == due_us:
+                    del self._expected[name, feed]
+                    self._expect((name, feed), self._alive.get((name, feed), 0))
                 if self._listen((name, feed)):
                     changes.append(Change(None, name, ("source.stale", f"{name}:{feed}", "stockflow", due_us)))
                 continue
@@ -230,6 +233,13 @@ class Policies:
         self._count(policy, -1)
         self._changed(policy.scope.sku, policy.scope.location)
 
+    def _expect(self, feed: _Feed, until_us: int) -> None:
+        """Look at a feed when its promise ends; one timer is enough, however often it promises."""
+        expected_us = self._expected.get(feed)
+        if until_us > self.clock_us and (expected_us is None or until_us < expected_us):
+            self._expected[feed] = until_us
+            heappush(self._timers, (until_us, True, *feed))
+
     def _listen(self, feed: _Feed) -> bool:
         """Note whether a feed is silent; whether that makes its location stale, or fresh again."""
         location, kind = feed
@@ -278,8 +288,8 @@ class Policies:
             self._by_group, self._grouped = {}, 0
             self._by_location.clear()
         else:
-            for _, of_sku in self._by_sku.values():
-                self._cached -= of_sku.pop(location, None) is not None
+            # All of them, not those at this location: many locations may change at once, and emptying twice is free.
+            self._by_sku, self._cached = {}, 0
             self._grouped -= len(self._by_group.pop(location, ()))
             self._by_location.pop(location, None)
 

@@ -67,6 +67,23 @@ def test_only_what_makes_a_difference_is_a_change() -> None:
     assert policies.set_alive(alive(30)), "and given again"
 
 
+def test_a_talkative_feed_needs_one_timer() -> None:
+    """However often it promises; an earlier end is looked at earlier, and a later one in its turn."""
+    policies = Policies()
+    policies.advance(us(0))
+    for seconds in range(20, 1_000):
+        policies.set_alive(alive(seconds))
+    assert (len(policies._timers), policies.next_timer_us()) == (1, us(20))
+    assert policies.advance(us(20)) == []
+    assert (len(policies._timers), policies.next_timer_us()) == (1, us(999))
+    policies.set_alive(alive(500))
+    assert policies.next_timer_us() == us(500)
+    assert [change.location for change in policies.advance(us(500))] == ["A"]
+    assert policies.advance(us(999)) == []
+    assert policies.stale_feeds("A") == ["pos"]
+    assert policies.next_timer_us() is None
+
+
 BUFFERS: list[Any] = [
     ("no policy says what to do", [], (True, 0)),
     ("more is kept back", [policy("p", stale_buffer=3)], (False, 3)),
