@@ -200,6 +200,9 @@ class World:
         letters, self.log.statuses = len(self.log.letters), ""
         began = time.perf_counter()
         try:
+            for change in self.policies.advance(self.now_us):
+                self.outlet.look_again(*change)
+            self._sweep()
             said = self._take_setting(given) if given.topic == SETTINGS else self._take_fact(given)
             self._publish()
             if self.taken % LAND_EACH == 0:
