@@ -551,7 +551,7 @@ class Storyteller:
         )
 
     def _valid(self, percent: int) -> datetime | None:
-        seconds = self._maybe(percent, (60, 600, 0, -60, 86_400))
+        seconds = self._maybe(percent, (5, 20, 60, 600, 0, -60, 86_400))
         return None if seconds is None else self.clock + timedelta(seconds=seconds)
 
     def _policy_removed(self) -> Setting:
@@ -568,11 +568,12 @@ class Storyteller:
         )
 
     def _source_alive(self) -> Setting:
+        seconds = self._choice.one_of((86_400, 86_400, 86_400, 600, 600, 600, 20, 5, 0, -60))
         return SourceAlive(
             **self._from_planning(),
             location=self._choice.one_of(self.world.locations),
             feed=self._choice.one_of(("pos", "wms")),
-            until=self.clock + timedelta(seconds=self._choice.one_of((600, 60, 20, 5, 0, -60, 86_400))),
+            until=self.clock + timedelta(seconds=seconds),
         )
 
     def _removed(self) -> Setting:
