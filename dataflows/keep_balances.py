@@ -10,18 +10,20 @@ from typing import Any, NoReturn
 from bytewax.operators import StatefulBatchLogic
 from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Message
 
-from schemas.events import Refusal, check_names, decode
-from schemas.topics import partition_of
+from schemas.events import ItemRemoved, Refusal, check_names, decode, decode_item
+from schemas.topics import KEYED_INPUTS, STOCK_ITEMS, partition_of
 from sinks.latency import Latencies
 from sinks.outlet import Letter, headers_of
 from sources.arrivals import Arrival, Batch, CaughtUp, Closed, Opened, SettingsRefused
 from sources.restore import Restored
 from stock.effects import SUPPORTED
+from stock.events import ItemSet
 from stock.ledger import OUTCOMES, Ledger, LimitReached
 from stock.policies import Policies
 from stock.times import moment
 
 _SETTINGS = -1  # Position of the settings topic, which is not keyed.
+_ITEMS = KEYED_INPUTS.index(STOCK_ITEMS)
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class BalanceStats:
     """Counts of one process over all its partitions; written by the worker's thread, read by anyone."""
 
     def __init__(self) -> None:
-        self.events = {kind: [0] * len(OUTCOMES) for kind in SUPPORTED}  # by type and outcome
+        self.events = {kind: [0] * len(OUTCOMES) for kind in (*SUPPORTED, ItemSet)}  # by type and outcome
         self.refused = 0
         self.applied = Latencies()
         self.handled = 0
@@ -157,7 +159,13 @@ class KeepBalances(StatefulBatchLogic[Arrival, Changes, None]):
             kind, timestamp_ms = message.timestamp()
             # Other clients write -1 for "none" and still call it a time of creation.
             timestamp_us = now_us if kind == TIMESTAMP_NOT_AVAILABLE or timestamp_ms < 0 else timestamp_ms * 1000
-            event: Any = decode(topic, message.value(), timestamp_us)
+            event: Any
+            if topic == _ITEMS:
+                event = self._apply_item(ledger, message, offset, timestamp_us)
+                if event is None:
+                    continue
+            else:
+                event = decode(topic, message.value(), timestamp_us)
             if event.__class__ is not Refusal:
                 try:
                     outcome = ledger.apply(event, topic, offset, timestamp_us if timestamp_us < now_us else now_us)
@@ -181,13 +189,26 @@ class KeepBalances(StatefulBatchLogic[Arrival, Changes, None]):
             ledger.advance(context.wall_us())
         return tuple(letters)
 
+    def _apply_item(self, ledger: Ledger, message: Message, offset: int, timestamp_us: int) -> Refusal | None:
+        """Let one record of the items topic hold, or say why it is refused."""
+        event = decode_item(message.key(), message.value(), timestamp_us)
+        if isinstance(event, Refusal):
+            return event
+        try:
+            outcome = ledger.apply_item(event.sku, None if isinstance(event, ItemRemoved) else event, offset)
+        except NotAdmitted as reason:
+            return reason.refusal
+        if outcome is not None:
+            self._context.stats.events[ItemSet][outcome] += 1
+        return None
+
     def _trace(self, event: Any, message: Message) -> None:
         """Remember the trace of the newest event of each key, for the record that it leads to."""
         for name, value in headers_of(message) or ():
             if name == "traceparent" and isinstance(value, bytes):
                 self._traces[f"{event.sku}|{event.location}"] = value
 
-    def _admit(self, sku: str, location: str) -> None:
+    def _admit(self, sku: str, location: str | None) -> None:
         """Keep out what cannot have a balance here; asked for new keys only, since known ones were checked before."""
         refusal = check_names(sku, location)
         if refusal is not None:

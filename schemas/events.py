@@ -13,7 +13,6 @@ from schemas.topics import KEYED_INPUTS, ORDER_RESERVATIONS, POS_SALES, STOCK_IT
 from stock import events
 from stock.effects import SUPPORTED
 from stock.events import ID_LENGTH_MAX, Message
-from stock.policies import unsupported
 from stock.times import SECOND_US, micros, moment
 
 EVENT_BYTES_MAX = 65_536  # A fact is a few hundred bytes; a larger one is a mistake, and would slow everything else.
@@ -71,7 +70,7 @@ def type_name(kind: Any) -> str:
 
 
 def decode(topic: int, value: bytes | None, timestamp_us: int) -> events.StockFact | Refusal:
-    """The fact in one record of a keyed input.
+    """The fact in one record of a keyed input; an item has `decode_item`.
 
     Args:
         topic: position in `schemas.topics.KEYED_INPUTS`.
@@ -82,8 +81,6 @@ def decode(topic: int, value: bytes | None, timestamp_us: int) -> events.StockFa
         A supported, valid fact, or why it is refused. Names of SKU and location are checked by `check_names`.
     """
     if value is None or not value:
-        if topic == _ITEMS and value is None:
-            return Refusal("not_supported_yet", "delisting an item (null value) is not supported yet")
         return Refusal("empty", "the record has no value")
     if len(value) > EVENT_BYTES_MAX:
         return Refusal("too_large", f"{len(value)} bytes; an event has at most {EVENT_BYTES_MAX}")
@@ -123,6 +120,41 @@ def _surely_past(second: int) -> datetime:
     return past
 
 
+class ItemRemoved(NamedTuple):
+    """A null record on the items topic: the SKU of its key is delisted."""
+
+    sku: str
+
+
+def decode_item(key: bytes | None, value: bytes | None, timestamp_us: int) -> events.ItemSet | ItemRemoved | Refusal:
+    """The item in one record of `stock-items.v1`, or why it is refused. The SKU is checked by `check_names`."""
+    try:
+        named = None if key is None else key.decode()
+    except UnicodeDecodeError:
+        return Refusal("bad_field", "the record's key is not UTF-8; it must be the SKU")
+    if value is None:
+        return (
+            Refusal("empty", "a removal that names no SKU: the record has no key") if not named else ItemRemoved(named)
+        )
+    if not value:
+        return Refusal("empty", "the record has no value")
+    if len(value) > EVENT_BYTES_MAX:
+        return Refusal("too_large", f"{len(value)} bytes; an item has at most {EVENT_BYTES_MAX}")
+    try:
+        item: events.ItemSet = _DECODERS[STOCK_ITEMS.name].decode(value)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        return explain(STOCK_ITEMS.name, value, error)
+    if named != item.sku:
+        return Refusal("bad_field", "the record's key must be its SKU, so that compaction and removal find it")
+    for name in ("id", "source", "brand", "category"):
+        text = getattr(item, name)
+        if len(text) > ID_LENGTH_MAX or (not text and name in ("id", "source")):
+            return _bad_id(name, text)
+    if micros(item.occurred_at) > timestamp_us + FUTURE_TOLERANCE_US:
+        return Refusal("in_future", f"occurred_at {item.occurred_at.isoformat()} is after the record's timestamp")
+    return item
+
+
 def decode_setting(key: bytes | None, value: bytes, timestamp_us: int | None = None) -> Message | Refusal:
     """The setting in one record of `stock-settings.v1` that is not a removal by null.
 
@@ -150,16 +182,10 @@ def decode_setting(key: bytes | None, value: bytes, timestamp_us: int | None = N
             return _bad_id(name, text)
     if timestamp_us is not None and micros(setting.occurred_at) > timestamp_us + FUTURE_TOLERANCE_US:
         return Refusal("in_future", f"occurred_at {setting.occurred_at.isoformat()} is after the record's timestamp")
-    if isinstance(setting, events.SourceAlive):
-        return Refusal("not_supported_yet", "source.alive is understood but has no effect yet")
-    if isinstance(setting, events.LocationSet) and not _NAME.fullmatch(setting.location):
+    if isinstance(setting, events.LocationSet | events.SourceAlive) and not _NAME.fullmatch(setting.location):
         return _bad_name("location", setting.location)
     if isinstance(setting, events.PolicySet | events.PolicyRemoved) and not _is_id(setting.policy):
         return _bad_id("policy", setting.policy)
-    if isinstance(setting, events.PolicySet):
-        missing = unsupported(setting)
-        if missing is not None:
-            return Refusal("not_supported_yet", f"{missing} is understood but has no effect yet")
     return setting
 
 
@@ -173,10 +199,10 @@ def setting_key(setting: Message) -> str:
     return f"policy:{setting.policy}"
 
 
-def check_names(sku: str, location: str) -> Refusal | None:
-    """Why a SKU or location may not be used as a key, or None; asked once per new key."""
+def check_names(sku: str, location: str | None) -> Refusal | None:
+    """Why a SKU or location may not be used as a key, or None; asked once per new key or, without location, item."""
     for name, text in (("sku", sku), ("location", location)):
-        if not _NAME.fullmatch(text):
+        if text is not None and not _NAME.fullmatch(text):
             return _bad_name(name, text)
     return None
 
@@ -216,7 +242,6 @@ _NAMED: dict[type, tuple[str, ...]] = {
     kind: tuple(name for name in _NAMES if hasattr(kind, name)) for kind in SUPPORTED
 }
 _PLAIN = frozenset({events.PosSale, events.WmsReceipt, events.WmsShipment})  # Frequent; right unless an id is wrong.
-_ITEMS = KEYED_INPUTS.index(STOCK_ITEMS)
 
 
 def _check_more(event: Any, kind: type, timestamp_us: int) -> Refusal | None:

@@ -22,21 +22,26 @@ from schemas.events import Refusal
 from schemas.records import EPOCH, Availability, Cause, Sources, cloudevents_headers, encode, micros, moment
 from schemas.state import COUNTER_MAX, JOURNAL_PREFIX, OUTCOMES_KEY, encode_metadata, seal
 from sinks.latency import LaneLatencies
-from stock.availability import STATUSES, View, is_urgent
+from stock.availability import DELISTED, STATUSES, View, is_urgent
 from stock.balance import Balance
 from stock.balance import Cause as CauseValues
 from stock.ledger import Ledger
 
 COMPLETE_INTERVAL_S = 5.0  # How long digests of acknowledged records may stay unsaved, unless a cut writes their key.
 SWEEP_KEYS = 500  # Keys looked at per turn when rules changed: about a millisecond, so events hardly wait.
+PASS_KEYS = 20 * SWEEP_KEYS  # ... and passed by, if the change does not concern them.
+DELISTED_DIGEST = 1  # Stored. Of a null record: what is on hand of a delisted SKU makes no other one.
 
 _LONG_AGO = float("-inf")
+_DELISTED = 64 + DELISTED * 8 + DELISTED  # As `View.statuses` says it.
 _face_encoder = msgspec.msgpack.Encoder()
 
 
 def digest_of(seen: View) -> int:
     """A 64-bit digest of everything in a record that can make a new record."""
     ship, pickup, better = seen.ship, seen.pickup, seen.better
+    if ship.status == DELISTED:
+        return DELISTED_DIGEST
     face = (
         ship.status, pickup.status, better.reason, better.policy, ship.available, pickup.available,
         ship.withheld, pickup.withheld, ship.safety_stock, pickup.safety_stock,
@@ -119,9 +124,13 @@ class Wire(Protocol):
         """A record was not delivered."""
 
     def availability(
-        self, partition: int, records: Sequence[tuple[str, bytes]], done: Delivered, headers: Sequence[list[Header]]
+        self,
+        partition: int,
+        records: Sequence[tuple[str, bytes | None]],
+        done: Delivered,
+        headers: Sequence[list[Header]],
     ) -> None:
-        """Append records, in order, and call back for each; `headers` has a list for each record, or is empty."""
+        """Append records, in order, and call back for each; None delists. `headers` is empty, or one list for each."""
 
     def dead_letter(
         self, partition: int, key: bytes | None, value: bytes | None, headers: list[Header], done: Delivered
@@ -192,14 +201,15 @@ def in_stages(records: Iterable[tuple[str, bytes | None]]) -> deque[StateRecords
 
 @dataclass
 class _Sweep:
-    """Keys that changes of the rules may concern, looked at little by little.
+    """Keys that changes of the rules may concern, looked at little by little, with the cause of each.
 
-    `skus`: the SKUs concerned with the cause of each, or None for any SKU, at `location` (None: at any).
+    They are those of some SKUs or, where `skus` is None, of some locations, or all where `all_keys` is true.
     """
 
-    skus: dict[str, CauseValues | None] | None
-    location: str | None
-    cause: CauseValues | None
+    skus: dict[str, CauseValues | None] | None = None
+    locations: dict[str, CauseValues | None] = field(default_factory=dict)
+    all_keys: bool = False
+    cause: CauseValues | None = None  # of all that have no other
     keys: list[str] = field(default_factory=list)
     at: int = 0
 
@@ -240,7 +250,7 @@ class Outlet:
         shown: set[str],
         tail_starts: tuple[int, int],
         known_letters: set[tuple[str, int, int]],
-        on_published: Callable[[int, str, bytes, int, int], None],
+        on_published: Callable[[int, str, bytes | None, int, int], None],
         routine_interval_s: float,
         stats: OutletStats,
         with_headers: bool = False,
@@ -263,7 +273,7 @@ class Outlet:
         self._stats = stats
         self._counter = 0
         self._seal = seal(generation)
-        self._in_flight: deque[tuple[str, bytes, tuple[int, int], int]] = deque()
+        self._in_flight: deque[tuple[str, bytes | None, tuple[int, int], int]] = deque()
         self._latest: dict[str, tuple[int, int]] = {}  # digest and statuses of the newest record in flight
         self._sent: dict[str, float] = {}  # when keys were last sent: since `_turned_at`, and in the interval before
         self._sent_before: dict[str, float] = {}
@@ -288,7 +298,11 @@ class Outlet:
         self.look_again(None, None, None)
 
     def publish(self, now: float, now_us: int) -> None:
-        """Send what the touched keys have to say, each by its lane."""
+        """Send what the touched keys have to say, each by its lane; all keys of a changed item are looked at soon."""
+        if self.ledger.items_changed:
+            changed, self.ledger.items_changed = self.ledger.items_changed, {}
+            for sku, cause in changed.items():
+                self.look_again(sku, None, cause)
         touched, self.ledger.touched = self.ledger.touched, {}
         if touched:
             self._send(touched.items(), now, now_us, False)
@@ -312,7 +326,7 @@ class Outlet:
         may_wait = lane_time and not due
         changed_at = EPOCH + timedelta(microseconds=now_us)
         withheld = self._shown if self.catching_up else ()
-        batch: list[tuple[str, bytes]] = []
+        batch: list[tuple[str, bytes | None]] = []
         all_headers: list[list[Header]] = []
         for key, since_us in keys:
             if key in withheld:
@@ -337,11 +351,16 @@ class Outlet:
             self._counter += 1
             version = self.generation << 32 | self._counter
             lane = "urgent" if urgent else "routine"
-            record = record_of(key, seen, balance, ledger.publishing(key), version, lane, changed_at)
-            value = encode(record)
+            cause = ledger.publishing(key)
+            value: bytes | None = None
+            headers: list[Header] = []
+            if statuses != _DELISTED:
+                record = record_of(key, seen, balance, cause, version, lane, changed_at)
+                value = encode(record)
+                if self._with_headers:
+                    headers = [*cloudevents_headers(key, record, self.traces.pop(key, None))]
             batch.append((key, value))
             if self._with_headers:
-                headers: list[Header] = [*cloudevents_headers(key, record, self.traces.pop(key, None))]
                 all_headers.append(headers)
             shown = latest[key] = (digest, statuses)
             in_flight.append((key, value, shown, LaneLatencies.mark(waiting.get(key) or since_us, urgent)))
@@ -402,15 +421,16 @@ class Outlet:
         Changes that wait to be looked at are looked at together where that spares a pass over all keys.
         """
         waiting = self._sweeps[-1] if self._sweeps and not self._sweeps[-1].at else None
+        if waiting is None or (waiting.skus is None) == (sku is not None):
+            waiting = _Sweep({} if sku is not None else None)
+            self._sweeps.append(waiting)
         if sku is not None:
-            if waiting is not None and waiting.skus is not None:
-                waiting.skus[sku] = cause
-            else:
-                self._sweeps.append(_Sweep({sku: cause}, None, None))
-        elif waiting is not None and waiting.skus is None and location in (None, waiting.location):
-            waiting.location, waiting.cause = location, cause
+            assert waiting.skus is not None
+            waiting.skus[sku] = cause
+        elif location is not None:
+            waiting.locations[location] = cause
         else:
-            self._sweeps.append(_Sweep(None, location, cause))
+            waiting.locations, waiting.all_keys, waiting.cause = {}, True, cause
 
     @property
     def sweeping(self) -> int:
@@ -424,20 +444,31 @@ class Outlet:
         sweep = self._sweeps[0]
         if not sweep.at:
             sweep.keys = self.ledger.keys()
-        upto = min(len(sweep.keys), sweep.at + (SWEEP_KEYS if sweep.skus is None else 20 * SWEEP_KEYS))
-        for key in sweep.keys[sweep.at : upto]:
+        at, looked = sweep.at, 0
+        upto = min(len(sweep.keys), at + PASS_KEYS)
+        while at < upto and looked < SWEEP_KEYS:
+            key = sweep.keys[at]
+            at += 1
             sku, _, location = key.partition("|")
-            if sweep.location not in (None, location) or (sweep.skus is not None and sku not in sweep.skus):
+            if sweep.skus is not None:
+                if sku not in sweep.skus:
+                    continue
+                cause = sweep.skus[sku]
+            elif location in sweep.locations:
+                cause = sweep.locations[location]
+            elif sweep.all_keys:
+                cause = sweep.cause
+            else:
                 continue
+            looked += 1
             if self.ledger.differs(key, digest_of):
-                cause = sweep.cause if sweep.skus is None else sweep.skus[sku]
                 if cause is not None:
                     self.ledger.set_cause(key, cause)
                 self.ledger.touched.setdefault(key, 0)
             elif key in self._latest:
                 self.ledger.touched.setdefault(key, 0)
-        sweep.at = upto
-        if upto == len(sweep.keys):
+        sweep.at = at
+        if at == len(sweep.keys):
             self._sweeps.popleft()
         return True
 

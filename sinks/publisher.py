@@ -225,7 +225,7 @@ class Publisher:
             if outlet.has_gap:
                 self._repair(outlet)
             outlet.sweep()
-            if outlet.ledger.touched:
+            if outlet.ledger.touched or outlet.ledger.items_changed:
                 outlet.publish(now, now_us)
             outlet.publish_due(now, now_us)
             if cuts_allowed and outlet.cut_due(now, self._pace.commit_interval_s):
@@ -286,9 +286,13 @@ class Publisher:
     # What outlets call (Wire)
 
     def availability(
-        self, partition: int, records: Sequence[tuple[str, bytes]], done: Delivered, headers: Sequence[list[Header]]
+        self,
+        partition: int,
+        records: Sequence[tuple[str, bytes | None]],
+        done: Delivered,
+        headers: Sequence[list[Header]],
     ) -> None:
-        """Append availability records of one partition, in order; batches cannot carry headers."""
+        """Append availability records of one partition, in order, None delists; batches cannot carry headers."""
         for (key, value), its_headers in zip(records, headers, strict=False):
             self._produce_one(self._topics.availability, partition, key, value, its_headers, done)
         if headers:
@@ -356,7 +360,7 @@ class Publisher:
         if error is not None or message.offset() is None:
             self.failed(error or nowhere(), message)
 
-    def _published(self, partition: int, key: str, value: bytes, offset: int, mark: int) -> None:
+    def _published(self, partition: int, key: str, value: bytes | None, offset: int, mark: int) -> None:
         self.acknowledged.observe(mark, self._acknowledged_us)
         self._view.delivered(partition, key, value, offset, mark)
 

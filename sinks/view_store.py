@@ -248,6 +248,8 @@ class RedisStore:
         client = self._client
         if client is None:
             raise StoreUnavailable("not connected")
+        if not calls:
+            return []  # deletes of what is not there
         try:
             if not self._cluster:
                 return self._exchange({"": [command for _, command in calls]})[""]

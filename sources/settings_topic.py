@@ -21,9 +21,8 @@ from confluent_kafka import (
 
 from schemas.events import Refusal, decode_setting, type_of
 from sources.bounds import extent
-from stock.balance import Cause
-from stock.events import LocationSet, PolicyRemoved, PolicySet
-from stock.policies import Policies
+from stock.events import LocationSet, PolicyRemoved, PolicySet, SourceAlive
+from stock.policies import Change, Policies
 from stock.times import micros
 
 _NEVER = 2**63
@@ -42,19 +41,13 @@ class RefusedSetting:
     refusal: Refusal
 
 
-@dataclass(frozen=True)
-class Changed:
-    """One change of the rules: which keys it can concern (None: any) and the event that made it."""
-
-    sku: str | None
-    location: str | None
-    cause: Cause | None
-
-
 class SettingsTopic:
-    """Reads settings into `policies`. Called by the source, never blocks after `read_to_end`."""
+    """Reads settings into `policies` and moves their time on. Called by the source, blocks in `read_to_end` only."""
 
-    def __init__(self, client_config: Mapping[str, str], topic: str, policies: Policies) -> None:
+    def __init__(
+        self, client_config: Mapping[str, str], topic: str, policies: Policies, wall_us: Callable[[], int]
+    ) -> None:
+        self._wall_us = wall_us
         self.refused: list[RefusedSetting] = []
         self._newly_refused: list[RefusedSetting] = []
         self._policies = policies
@@ -76,6 +69,7 @@ class SettingsTopic:
         Raises:
             SettingsUnreachable: the broker did not deliver the end within half a minute.
         """
+        self._policies.advance(self._wall_us())
         deadline = clock() + READ_TIMEOUT_S
         try:
             metadata = self._consumer.list_topics(self._topic, timeout=READ_TIMEOUT_S).topics[self._topic]
@@ -95,9 +89,9 @@ class SettingsTopic:
                 raise SettingsUnreachable(f"{self._topic} was not read to its end within {READ_TIMEOUT_S:.0f} s")
             self._take(self._consumer.consume(1000, 0.1))
 
-    def poll(self) -> list[Changed]:
-        """What changed since the last call."""
-        return self._take(self._consumer.consume(1000, 0))
+    def poll(self) -> list[Change]:
+        """What changed since the last call, by settings or by time."""
+        return [*self._policies.advance(self._wall_us()), *self._take(self._consumer.consume(1000, 0))]
 
     def newly_refused(self) -> list[RefusedSetting]:
         """What was refused since the last call."""
@@ -108,7 +102,7 @@ class SettingsTopic:
         """Stop reading."""
         self._consumer.close()
 
-    def _take(self, messages: list[Message]) -> list[Changed]:
+    def _take(self, messages: list[Message]) -> list[Change]:
         changes = []
         for message in messages:
             error = message.error()
@@ -123,7 +117,7 @@ class SettingsTopic:
                 raise SettingsUnreachable(f"{self._topic}: {error}")
         return changes
 
-    def _apply(self, message: Message) -> list[Changed]:
+    def _apply(self, message: Message) -> list[Change]:
         value, key = message.value(), message.key()
         if value is None:
             return self._remove((key or b"").decode(errors="replace"))
@@ -139,21 +133,27 @@ class SettingsTopic:
         cause = (type_of(setting), setting.id, setting.source, micros(setting.occurred_at))
         if isinstance(setting, LocationSet):
             self._policies.set_location(setting)
-            return [Changed(None, setting.location, cause)]
+            return [Change(None, setting.location, cause)]
+        if isinstance(setting, SourceAlive):
+            return [Change(None, setting.location, cause)] if self._policies.set_alive(setting) else []
         if isinstance(setting, PolicySet):
             replaced = self._policies.set_policy(setting)
             scopes = [setting.scope] if replaced is None else [setting.scope, replaced]
-            return [Changed(scope.sku, scope.location, cause) for scope in scopes]
+            return [Change(scope.sku, scope.location, cause) for scope in scopes]
         assert isinstance(setting, PolicyRemoved)
         removed = self._policies.remove_policy(setting.policy)
-        return [] if removed is None else [Changed(removed.sku, removed.location, cause)]
+        return [] if removed is None else [Change(removed.sku, removed.location, cause)]
 
-    def _remove(self, key: str) -> list[Changed]:
+    def _remove(self, key: str) -> list[Change]:
         kind, _, name = key.partition(":")
         if kind == "location":
             self._policies.remove_location(name)
-            return [Changed(None, name, None)]
+            return [Change(None, name, None)]
         if kind == "policy":
             removed = self._policies.remove_policy(name)
-            return [] if removed is None else [Changed(removed.sku, removed.location, None)]
+            return [] if removed is None else [Change(removed.sku, removed.location, None)]
+        if kind == "alive":
+            location, _, feed = name.rpartition(":")
+            if self._policies.remove_alive(location, feed):
+                return [Change(None, location, None)]
         return []

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from msgspec import Struct, structs
 
+from stock import items
 from stock.balance import HAS_BASELINE, LOW_PICKUP, LOW_SHIP, Balance
-from stock.policies import ModeTerms, Terms
+from stock.events import Lifecycle
 from stock.supply import NOTHING, Given, Incoming
+from stock.terms import ModeTerms, Terms
 
 # Stored. The position of a status is what state records keep. From best to worst, as the better mode is chosen.
 STATUSES = (
@@ -23,6 +25,8 @@ STATUSES = (
     "OUT_OF_STOCK",
 )
 IN_STOCK, LOW_STOCK, BACKORDERABLE, PREORDERABLE, UNKNOWN, DISCONTINUED, OUT_OF_STOCK = range(7)
+_ACTIVE, _PREORDER, _DISCONTINUED, _DELISTED = items.ACTIVE, items.PREORDER, items.DISCONTINUED, items.DELISTED
+DELISTED = 7  # Stored like a status, and published as a null record.
 
 
 class ModeView(Struct, gc=False, array_like=True):
@@ -51,6 +55,11 @@ class View(Struct, gc=False, array_like=True):
     backorder_left: int = 0
 
     @property
+    def delisted(self) -> bool:
+        """Whether nothing is published of this key but that it is gone."""
+        return self.ship.status == DELISTED
+
+    @property
     def better(self) -> ModeView:
         """The mode whose status comes first in STATUSES; ship if both are equal."""
         return self.ship if self.ship.status <= self.pickup.status else self.pickup
@@ -60,7 +69,13 @@ class View(Struct, gc=False, array_like=True):
         return 64 + self.ship.status * 8 + self.pickup.status
 
 
-def view(balance: Balance, committed: int, terms: Terms, incoming: Incoming = NOTHING) -> View:
+def view(
+    balance: Balance,
+    committed: int,
+    terms: Terms,
+    incoming: Incoming = NOTHING,
+    lifecycle: Lifecycle = _ACTIVE,
+) -> View:
     """What can be sold now.
 
     Args:
@@ -68,28 +83,38 @@ def view(balance: Balance, committed: int, terms: Terms, incoming: Incoming = NO
         committed: units bound by open holds and allocations.
         terms: the resolved policies of this key.
         incoming: what is on its way to this key, and what cancelled transfers gave back to it.
+        lifecycle: of the SKU.
     """
     on_hand = balance.on_hand
     if incoming.given:
         on_hand, unavailable = _with_given(balance, incoming.given)
     else:
         unavailable = balance.unavailable
-    raw = on_hand - unavailable - committed
+    physical = on_hand - unavailable
+    raw = physical - committed
+    shortage = -raw if raw < 0 else 0
+    if lifecycle == _DELISTED:
+        gone = ModeView(DELISTED, None, None, 0, 0, None)
+        return View(gone, gone, on_hand, unavailable, committed, shortage)
+    left = 0
+    if terms.backorder_limit > shortage and (terms.ship.off is None or terms.pickup.off is None):
+        left = terms.backorder_limit - shortage
     flags = balance.flags
     known = bool(flags & HAS_BASELINE)
     low = flags & (LOW_SHIP | LOW_PICKUP)
-    ship = _mode_view(raw, known, terms.ship, bool(flags & LOW_SHIP))
+    ship = _mode_view(physical, raw, known, terms.ship, lifecycle, left, bool(flags & LOW_SHIP))
     same = terms.alike and (low == 0 or low == LOW_SHIP | LOW_PICKUP)
     return View(
         ship,
-        ship if same else _mode_view(raw, known, terms.pickup, bool(flags & LOW_PICKUP)),
+        ship if same else _mode_view(physical, raw, known, terms.pickup, lifecycle, left, bool(flags & LOW_PICKUP)),
         on_hand,
         unavailable,
         committed,
-        -raw if raw < 0 else 0,
+        shortage,
         incoming.in_transit,
         incoming.inbound,
         incoming.next_at_us,
+        left,
     )
 
 
@@ -131,16 +156,33 @@ def _kind(status: int) -> int:
     return IN_STOCK if status == LOW_STOCK else status
 
 
-def _mode_view(raw: int, known: bool, terms: ModeTerms, was_low: bool) -> ModeView:
+def _mode_view(
+    physical: int, raw: int, known: bool, terms: ModeTerms, lifecycle: Lifecycle, left: int, was_low: bool
+) -> ModeView:
+    """One mode's answer; `left` units may still be sold without stock.
+
+    The first row of the status table that fits holds; what can be sold is by far the most frequent and excludes those
+    before it at once.
+    """
     safety_stock = terms.safety_stock
-    if terms.off is not None:
-        return ModeView(OUT_OF_STOCK, terms.off, 0, 0, safety_stock, terms.policy)
-    if not known:
-        return ModeView(UNKNOWN, "no_baseline", None, 0, safety_stock, terms.policy)
+    if terms.percent and physical > 0:
+        share = -(-physical * terms.percent // 100)
+        safety_stock = max(safety_stock - terms.on_top, share) + terms.on_top
     available = raw - safety_stock
-    if available > 0:
+    if available > 0 and known and terms.off is None and not terms.stale and lifecycle != _PREORDER:
         low = available <= terms.enter or (was_low and available < terms.exit)
         return ModeView(LOW_STOCK if low else IN_STOCK, None, available, safety_stock, safety_stock, terms.policy)
-    if raw > 0:
-        return ModeView(OUT_OF_STOCK, "withheld_by_safety_stock", 0, raw, safety_stock, terms.policy)
-    return ModeView(OUT_OF_STOCK, "sold_out", 0, 0, safety_stock, terms.policy)
+    if terms.off is not None:
+        return ModeView(OUT_OF_STOCK, terms.off, 0, 0, safety_stock, terms.policy)
+    withheld = 0 if raw <= 0 else min(raw, safety_stock)
+    if lifecycle == _PREORDER:
+        return ModeView(PREORDERABLE if left else OUT_OF_STOCK, None, 0, withheld, safety_stock, terms.policy)
+    if not known or terms.stale:
+        reason = "stale_source" if known else "no_baseline"
+        return ModeView(UNKNOWN, reason, None, 0, safety_stock, terms.policy)
+    if lifecycle == _DISCONTINUED:
+        return ModeView(DISCONTINUED, None, 0, withheld, safety_stock, terms.policy)
+    if left:
+        return ModeView(BACKORDERABLE, None, 0, withheld, safety_stock, terms.policy)
+    reason = "withheld_by_safety_stock" if raw > 0 else "sold_out"
+    return ModeView(OUT_OF_STOCK, reason, 0, withheld, safety_stock, terms.policy)

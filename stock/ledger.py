@@ -38,6 +38,7 @@ from stock.commitments import (
 from stock.effects import BASELINES, DIRECTIONS, Effect, effect_of
 from stock.events import (
     InboundExpected,
+    ItemSet,
     OrderAllocated,
     PosReturn,
     ReservationCreated,
@@ -46,6 +47,7 @@ from stock.events import (
     TransferShipped,
     WmsReceipt,
 )
+from stock.items import ACTIVE, Items, check_item, is_item_key
 from stock.policies import Policies
 from stock.recent import Recent, Row, check_chunk
 from stock.supply import Supply, check_supply, inbound_key, is_supply_key, transfer_key
@@ -109,6 +111,8 @@ def check_packed(key: str, packed: bytes) -> None:
         check_order(key, packed, TOPIC_COUNT)
     elif is_supply_key(key):
         check_supply(key, packed, TOPIC_COUNT)
+    elif is_item_key(key):
+        check_item(packed)
     elif key.startswith("|"):
         return  # not known here, so neither used nor touched
     elif "|" not in key:
@@ -121,7 +125,7 @@ class LimitReached(Exception):
     """A fact was refused: its SKU already has as many holds and order lines, or transfers and inbounds, as are kept."""
 
 
-def _anything(_sku: str, _location: str) -> None:
+def _anything(_sku: str, _location: str | None) -> None:
     return None
 
 
@@ -131,14 +135,15 @@ class Ledger:
     Args:
         policies: shared by all partitions of the process.
         facts_max: how many recent facts to remember for repeats and late counts.
-        admit: asked with SKU and location about each fact whose key has no balance yet; may raise to keep it out.
+        admit: asked with SKU and location about each fact whose key has no balance yet, and with None for a location
+            about each item of a SKU that has none yet; may raise to keep it out.
     """
 
     def __init__(
         self,
         policies: Policies,
         facts_max: int = FACTS_REMEMBERED_MAX,
-        admit: Callable[[str, str], None] = _anything,
+        admit: Callable[[str, str | None], None] = _anything,
     ) -> None:
         self.policies = policies
         self._admit = admit
@@ -148,6 +153,8 @@ class Ledger:
         self.recent = Recent(TOPIC_COUNT, facts_max)
         self.commitments = Commitments(TOPIC_COUNT)
         self.supply = Supply(TOPIC_COUNT, self._counted_us)
+        self.items = Items()
+        self.items_changed: dict[str, Cause | None] = {}  # SKUs of which all keys need another look, and why
         self._idle: dict[str, bytes] = {}
         self._active: dict[str, Balance] = {}
         self._fresh = 0
@@ -275,6 +282,26 @@ class Ledger:
         recent.see((key, topic, outcome, offset, id_hash, time_us, units if outcome == APPLIED else 0), timestamp_us)
         return outcome
 
+    def apply_item(self, sku: str, item: ItemSet | None, offset: int) -> int | None:
+        """Let a record of the items topic hold, None for a removal; the newest one does, so there are no repeats.
+
+        Returns:
+            The outcome, or None for a replayed record whose effect and outcome are already in the restored state.
+
+        Raises:
+            Exception: whatever `admit` raises; nothing was changed.
+        """
+        if sku not in self.items:
+            self._admit(sku, None)
+        self.totals.positions[_ITEMS] = offset + 1
+        if self.items.tell(sku, item, offset):
+            cause = None if item is None else ("item.set", item.id, item.source, micros(item.occurred_at))
+            self.items_changed[sku] = cause
+        if offset < self._durable[_ITEMS]:
+            return None
+        self.totals.by_outcome[APPLIED] += 1
+        return APPLIED
+
     def refuse(self, topic: int, offset: int) -> bool:
         """Count a record that goes to the dead letters; False if the restored state counts it already."""
         self.totals.positions[topic] = offset + 1
@@ -341,6 +368,8 @@ class Ledger:
             self.commitments.rewrite(key)
         elif is_supply_key(key):
             self.supply.rewrite(key)
+        elif is_item_key(key):
+            self.items.rewrite(key)
         elif key.startswith(JOURNAL_PREFIX):
             self.recent.rewrite(int(key.removeprefix(JOURNAL_PREFIX)))
 
@@ -376,9 +405,8 @@ class Ledger:
     @property
     def dirty(self) -> bool:
         """Whether a flush would write more than digests and totals that the topic has already."""
-        return bool(
-            self._dirty or self._totals_dirty or self.commitments.dirty or self.supply.dirty or self.recent.dirty
-        )
+        parts = (self.commitments, self.supply, self.items, self.recent)
+        return bool(self._dirty or self._totals_dirty) or any(part.dirty for part in parts)
 
     @property
     def unsaved(self) -> bool:
@@ -404,6 +432,7 @@ class Ledger:
         self._forget_movements(forgotten)
         records.extend(self.commitments.flush())
         records.extend(self.supply.flush())
+        records.extend(self.items.flush())
         active, idle, unsaved = self._active, self._idle, self._unsaved
         if complete and unsaved:
             self._dirty.update((key, None) for key in unsaved if key not in in_doubt)
@@ -447,7 +476,7 @@ class Ledger:
             self.totals.positions = [0] * TOPIC_COUNT
         chunks = []
         awaited: list[str] = []
-        for key in [key for key in records if key.startswith("|") or is_order_key(key) or is_supply_key(key)]:
+        for key in [key for key in records if key.startswith("|") or "|\x1f" in key]:
             packed = records.pop(key)
             if key.startswith(JOURNAL_PREFIX):
                 chunks.append(packed)
@@ -455,6 +484,8 @@ class Ledger:
                 self.commitments.restore(key, packed)
             elif is_supply_key(key):
                 awaited += self.supply.restore(key, packed)
+            elif is_item_key(key):
+                self.items.restore(key, packed)
         self._idle = records
         for key in awaited:
             self._await(key)
@@ -466,8 +497,14 @@ class Ledger:
 
     def _view(self, key: str, balance: Balance) -> View:
         sku, _, location = key.partition("|")
-        incoming = self.supply.incoming(key, self.commitments.clock_us)
-        return view(balance, self.commitments.units(key), self.policies.terms(sku, location), incoming)
+        item = self.items.by_sku.get(sku)
+        return view(
+            balance,
+            self.commitments.units(key),
+            self.policies.terms(sku, location, item),
+            self.supply.incoming(key, self.commitments.clock_us),
+            ACTIVE if item is None else item.lifecycle,
+        )
 
     def _counted_us(self, key: str) -> int:
         """The time of the newest count of a key, 0 if there is none."""
@@ -546,7 +583,7 @@ class Ledger:
     def _step_band(self, key: str, balance: Balance) -> None:
         """Where LOW_STOCK depends on the way there, every step counts and not only those that are published."""
         sku, _, location = key.partition("|")
-        if self.policies.terms(sku, location).banded:
+        if self.policies.terms(sku, location, self.items.get(sku)).banded:
             balance.flags = low_flags(self._view(key, balance), balance.flags)
 
     def _refuse_again(self, event: StockFact, key: str, topic: int, offset: int) -> None:

@@ -1,50 +1,42 @@
-"""Which values hold for a SKU at a location: locations, policies and how they are resolved; never any stock."""
+"""Which values hold for a SKU at a location: locations, policies, feeds, and how they are resolved; never any stock.
+
+Time comes in by `advance`: policies begin and end by it, and feeds fall silent.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import datetime, timezone
+from heapq import heappop, heappush
+from typing import NamedTuple
 
-from msgspec import Struct
+from stock.balance import Cause
+from stock.events import LocationSet, Mode, PolicySet, Scope, SourceAlive
+from stock.items import Item
+from stock.terms import LOW_STOCK_ENTER_DEFAULT, ModeTerms, NetworkModeTerms, NetworkTerms, Terms
+from stock.times import micros
 
-from stock.events import LocationSet, Mode, PolicySet, Scope
-
-LOW_STOCK_ENTER_DEFAULT = 3  # Holds where no policy sets `low_stock_enter`.
-SUPPORTED_SCOPE = frozenset({"sku", "location", "mode"})
-SUPPORTED_VALUES = frozenset({"safety_stock", "buffer", "low_stock_enter", "low_stock_exit", "enabled"})
 SKU_TERMS_CACHED_MAX = 100_000  # Terms of SKUs with policies of their own; beyond this the cache starts anew.
+GROUP_TERMS_CACHED_MAX = 100_000  # Terms by location, category and brand; likewise.
 
 # The order in which scope fields decide between two policies with equally many of them.
 _RANKED_FIELDS = ("sku", "location", "channel", "mode", "category", "brand", "region", "location_kind")
 _FOREVER = datetime.max.replace(tzinfo=timezone.utc)
 
-
-class ModeTerms(Struct, frozen=True, gc=False):
-    """What holds for one way of selling (ship or pickup) at one key.
-
-    `off` is None while the mode sells, else the published reason. `safety_stock` includes the buffer.
-    """
-
-    off: str | None
-    safety_stock: int
-    enter: int
-    exit: int
-    policy: str | None
+_Place = tuple[str | None, ...]  # sku, location, category, brand, region, location_kind
+_Feed = tuple[str, str]  # location and kind of a feed
 
 
-class Terms(Struct, frozen=True, gc=False):
-    """What holds at one key for both modes.
+class Change(NamedTuple):
+    """One change of the rules: which keys it can concern (None: any) and what made it."""
 
-    `banded`: LOW_STOCK depends on the way there. `alike`: both modes have the very same terms.
-    """
-
-    ship: ModeTerms
-    pickup: ModeTerms
-    banded: bool
-    alike: bool
+    sku: str | None
+    location: str | None
+    cause: Cause | None
 
 
 class Policies:
-    """All locations and policies in force, resolved on demand per (SKU, location).
+    """All locations, policies and feeds, resolved on demand per (SKU, location).
 
     Not thread-safe. `revision` counts the changes, so that a reader can tell whether it has seen them all.
     A change forgets only what it can concern, since a retailer has a safety stock for every SKU.
@@ -52,19 +44,37 @@ class Policies:
 
     def __init__(self) -> None:
         self.revision = 0
+        self.clock_us = 0
         self._locations: dict[str, LocationSet] = {}
-        self._policies: dict[str, PolicySet] = {}
-        self._in_scope: dict[tuple[str | None, str | None], dict[str, PolicySet]] = {}  # by SKU and location, then id
+        self._policies: dict[str, PolicySet] = {}  # whatever their dates
+        self._in_force: set[str] = set()
+        self._in_scope: dict[_Place, dict[str, PolicySet]] = {}  # those in force by what they name, then id
+        self._shapes: Counter[tuple[bool, ...]] = Counter()  # which of these policies in force name
+        self._channels: Counter[str] = Counter()
         self._per_sku: dict[str, int] = {}  # how many policies name the SKU
         self._with_exit = 0
+        self._with_item = 0
+        self._alive: dict[_Feed, int] = {}  # until when a feed promises to be complete
+        self._expected: dict[_Feed, int] = {}  # when feeds are looked at
+        self._stale: dict[str, set[str]] = {}  # by location the feeds that are silent
+        self._timers: list[tuple[int, bool, str, str]] = []  # when, whether of a feed, and its names
         self._by_location: dict[str, Terms] = {}
-        self._by_sku: dict[str, dict[str, Terms]] = {}
+        self._by_group: dict[str, dict[tuple[str | None, str | None], Terms]] = {}
+        self._grouped = 0
+        self._by_sku: dict[str, tuple[Item | None, dict[str, Terms]]] = {}
         self._cached = 0
 
     @property
     def banded(self) -> bool:
         """Whether LOW_STOCK may depend on the way there, somewhere."""
         return self._with_exit > 0
+
+    @property
+    def channels(self) -> frozenset[str]:
+        """The channels that any policy in force names."""
+        return frozenset(self._channels)
+
+    # Settings
 
     def set_location(self, location: LocationSet) -> None:
         """Describe a location; the newest description holds."""
@@ -77,13 +87,13 @@ class Policies:
             self._changed(None, location)
 
     def set_policy(self, policy: PolicySet) -> Scope | None:
-        """Put a policy in force; the scope that it replaces comes back, or None if its id is new."""
+        """Put a policy in force, at once or by its dates; the scope that it replaces comes back, None for a new id."""
         replaced = self.remove_policy(policy.policy)
-        scope = policy.scope
         self._policies[policy.policy] = policy
-        self._in_scope.setdefault((scope.sku, scope.location), {})[policy.policy] = policy
-        self._count(policy, 1)
-        self._changed(scope.sku, scope.location)
+        for date in (policy.valid_from, policy.valid_until):
+            if date is not None and micros(date) > self.clock_us:
+                heappush(self._timers, (micros(date), False, policy.policy, ""))
+        self._settle(policy)
         return replaced
 
     def remove_policy(self, policy: str) -> Scope | None:
@@ -91,36 +101,177 @@ class Policies:
         removed = self._policies.pop(policy, None)
         if removed is None:
             return None
-        scope = removed.scope
-        peers = self._in_scope[scope.sku, scope.location]
-        del peers[policy]
-        if not peers:
-            del self._in_scope[scope.sku, scope.location]
-        self._count(removed, -1)
-        self._changed(scope.sku, scope.location)
-        return scope
+        if policy in self._in_force:
+            self._withdraw(removed)
+        return removed.scope
 
-    def terms(self, sku: str, location: str) -> Terms:
-        """What holds for a SKU at a location."""
+    def set_alive(self, alive: SourceAlive) -> bool:
+        """Note until when a feed promises to be complete; whether its location becomes stale or fresh by that."""
+        feed, until_us = (alive.location, alive.feed), micros(alive.until)
+        self._alive[feed] = until_us
+        self._expect(feed, until_us)
+        return self._listen(feed)
+
+    def remove_alive(self, location: str, feed: str) -> bool:
+        """Expect nothing of a feed any more: it is never stale; whether that changed anything."""
+        self._alive.pop((location, feed), None)
+        return self._listen((location, feed))
+
+    def stale_feeds(self, location: str) -> list[str]:
+        """The feeds of a location that are silent for longer than they promised."""
+        return sorted(self._stale.get(location, ()))
+
+    # Time
+
+    def advance(self, now_us: int) -> list[Change]:
+        """Begin and end policies by their dates and let feeds fall silent; a clock set back changes nothing."""
+        changes: list[Change] = []
+        self.clock_us = max(self.clock_us, now_us)
+        while self._timers and self._timers[0][0] <= self.clock_us:
+            due_us, is_feed, name, feed = heappop(self._timers)
+            if is_feed:
+                if self._expected.get((name, feed)) == due_us:
+                    del self._expected[name, feed]
+                    self._expect((name, feed), self._alive.get((name, feed), 0))
+                if self._listen((name, feed)):
+                    changes.append(Change(None, name, ("source.stale", f"{name}:{feed}", "stockflow", due_us)))
+                continue
+            policy = self._policies.get(name)
+            if policy is not None and self._settle(policy):
+                kind = "policy.started" if name in self._in_force else "policy.ended"
+                changes.append(Change(policy.scope.sku, policy.scope.location, (kind, name, "stockflow", due_us)))
+        # Keys that several changes concern are looked at once where the narrow ones come first.
+        return sorted(changes, key=lambda change: (change.sku is None, change.location is None))
+
+    def next_timer_us(self) -> int | None:
+        """When `advance` may have something to do next."""
+        return self._timers[0][0] if self._timers else None
+
+    # Terms
+
+    def terms(self, sku: str, location: str, item: Item | None = None) -> Terms:
+        """What holds for a SKU, which has this item, at a location."""
         if sku in self._per_sku:
             of_sku = self._by_sku.get(sku)
-            found = None if of_sku is None else of_sku.get(location)
+            if of_sku is None or of_sku[0] is not item:
+                if of_sku is not None:
+                    self._cached -= len(of_sku[1])
+                of_sku = self._by_sku[sku] = (item, {})
+            found = of_sku[1].get(location)
             if found is None:
                 if self._cached >= SKU_TERMS_CACHED_MAX:
-                    self._by_sku.clear()
+                    self._by_sku = {sku: (item, {})}
                     self._cached = 0
                 self._cached += 1
-                found = self._by_sku.setdefault(sku, {})[location] = self._resolve(sku, location)
+                found = self._by_sku[sku][1][location] = self._resolve(sku, location, item)
+            return found
+        if item is not None and self._with_item:
+            group = (item.category, item.brand)
+            of_location = self._by_group.get(location)
+            found = None if of_location is None else of_location.get(group)
+            if found is None:
+                if self._grouped >= GROUP_TERMS_CACHED_MAX:
+                    self._by_group = {}
+                    self._grouped = 0
+                self._grouped += 1
+                found = self._by_group.setdefault(location, {})[group] = self._resolve(None, location, item)
             return found
         found = self._by_location.get(location)
         if found is None:
-            found = self._by_location[location] = self._resolve(None, location)
+            found = self._by_location[location] = self._resolve(None, location, None)
         return found
 
+    def channel_terms(self, sku: str, location: str, channel: str | None, item: Item | None = None) -> Terms:
+        """What holds for a request that names a channel: policies of that channel count too."""
+        if channel not in self._channels:
+            return self.terms(sku, location, item)
+        return self._resolve(sku, location, item, channel)
+
+    def network_terms(self, sku: str, channel: str | None = None, item: Item | None = None) -> NetworkTerms:
+        """What holds for a SKU over all locations, in one channel or (None) in all.
+
+        Policies that name a location, a region or a kind of location have no say here.
+        """
+        inside = self._candidates(sku, None, item)
+        modes = []
+        for mode in _MODES:
+            values = _Values(inside, mode, channel)
+            safety_stock, policy = values.first("network_safety_stock")
+            enter, exit_ = _band(values)
+            off = "excluded" if values.get("enabled") is False else None
+            quota = values.get("quota") or 0
+            modes.append(NetworkModeTerms(off, safety_stock, policy, quota, enter, exit_))
+        backorder_limit = _Values(inside, None, None).get("backorder_limit") or 0
+        return NetworkTerms(modes[0], modes[1], backorder_limit)
+
+    # Inside
+
+    def _settle(self, policy: PolicySet) -> bool:
+        """Bring a policy in force or out of it, as its dates say; whether that changed anything."""
+        begun = policy.valid_from is None or micros(policy.valid_from) <= self.clock_us
+        over = policy.valid_until is not None and micros(policy.valid_until) <= self.clock_us
+        holds = begun and not over
+        if holds == (policy.policy in self._in_force):
+            return False
+        if holds:
+            place = _place(policy.scope)
+            self._in_force.add(policy.policy)
+            self._in_scope.setdefault(place, {})[policy.policy] = policy
+            self._count(policy, 1)
+            self._changed(policy.scope.sku, policy.scope.location)
+        else:
+            self._withdraw(policy)
+        return True
+
+    def _withdraw(self, policy: PolicySet) -> None:
+        place = _place(policy.scope)
+        self._in_force.discard(policy.policy)
+        peers = self._in_scope[place]
+        del peers[policy.policy]
+        if not peers:
+            del self._in_scope[place]
+        self._count(policy, -1)
+        self._changed(policy.scope.sku, policy.scope.location)
+
+    def _expect(self, feed: _Feed, until_us: int) -> None:
+        """Look at a feed when its promise ends; one timer is enough, however often it promises."""
+        expected_us = self._expected.get(feed)
+        if until_us > self.clock_us and (expected_us is None or until_us < expected_us):
+            self._expected[feed] = until_us
+            heappush(self._timers, (until_us, True, *feed))
+
+    def _listen(self, feed: _Feed) -> bool:
+        """Note whether a feed is silent; whether that makes its location stale, or fresh again."""
+        location, kind = feed
+        until_us = self._alive.get(feed)
+        silent = self._stale.get(location, set())
+        was_stale = bool(silent)
+        if until_us is not None and until_us <= self.clock_us:
+            self._stale.setdefault(location, set()).add(kind)
+        elif kind in silent:
+            silent.remove(kind)
+            if not silent:
+                del self._stale[location]
+        if was_stale == (location in self._stale):
+            return False
+        self._changed(None, location)
+        return True
+
     def _count(self, policy: PolicySet, change: int) -> None:
+        scope = policy.scope
         if policy.values.low_stock_exit is not None:
             self._with_exit += change
-        sku = policy.scope.sku
+        if scope.category is not None or scope.brand is not None:
+            self._with_item += change
+        shape = tuple(value is not None for value in _place(scope))
+        self._shapes[shape] += change
+        if not self._shapes[shape]:
+            del self._shapes[shape]
+        if scope.channel is not None:
+            self._channels[scope.channel] += change
+            if not self._channels[scope.channel]:
+                del self._channels[scope.channel]
+        sku = scope.sku
         if sku is not None:
             self._per_sku[sku] = self._per_sku.get(sku, 0) + change
             if not self._per_sku[sku]:
@@ -130,66 +281,105 @@ class Policies:
         """Forget the resolved terms that a change inside this scope can concern."""
         self.revision += 1
         if sku is not None:
-            self._cached -= len(self._by_sku.pop(sku, ()))
-            return
-        self._by_sku.clear()
-        self._cached = 0
-        if location is None:
+            forgotten = self._by_sku.pop(sku, None)
+            self._cached -= 0 if forgotten is None else len(forgotten[1])
+        elif location is None:
+            self._by_sku, self._cached = {}, 0
+            self._by_group, self._grouped = {}, 0
             self._by_location.clear()
         else:
+            # All of them, not those at this location: many locations may change at once, and emptying twice is free.
+            self._by_sku, self._cached = {}, 0
+            self._grouped -= len(self._by_group.pop(location, ()))
             self._by_location.pop(location, None)
 
-    def _resolve(self, sku: str | None, location: str) -> Terms:
+    def _candidates(self, sku: str | None, location: str | None, item: Item | None) -> list[PolicySet]:
+        """The policies in force that name nothing else than this, the most specific first."""
+        described = None if location is None else self._locations.get(location)
+        place: _Place = (
+            sku,
+            location,
+            None if item is None else item.category,
+            None if item is None else item.brand,
+            None if described is None else described.region,
+            None if location is None else "store" if described is None else described.kind,
+        )
+        found: list[PolicySet] = []
+        for shape in self._shapes:
+            named = tuple([value if used else None for value, used in zip(place, shape, strict=True)])
+            if named.count(None) == shape.count(False):  # else a field is named that has no value here
+                found.extend(self._in_scope.get(named, {}).values())
+        return sorted(found, key=_precedence)
+
+    def _resolve(self, sku: str | None, location: str, item: Item | None, channel: str | None = None) -> Terms:
         described = self._locations.get(location)
-        scopes = {(None, None), (None, location), (sku, None), (sku, location)}
-        inside = sorted(
-            (policy for scope in scopes for policy in self._in_scope.get(scope, {}).values()), key=_precedence
-        )
-        ship = self._mode_terms(inside, "ship", described is None or described.ship_enabled)
-        pickup = self._mode_terms(inside, "pickup", described is None or described.pickup_enabled)
+        inside = self._candidates(sku, location, item)
+        stale = location in self._stale
+        ship = _mode_terms(_Values(inside, "ship", channel), described is None or described.ship_enabled, stale)
+        pickup = _mode_terms(_Values(inside, "pickup", channel), described is None or described.pickup_enabled, stale)
         banded = ship.exit > ship.enter + 1 or pickup.exit > pickup.enter + 1
-        return Terms(ship=ship, pickup=pickup, banded=banded, alike=ship == pickup)
-
-    def _mode_terms(self, candidates: list[PolicySet], mode: Mode, location_on: bool) -> ModeTerms:
-        inside = [p for p in candidates if p.scope.mode in (None, mode) and p.scope.channel is None]
-
-        def first(value: str) -> tuple[int | None, str | None]:
-            for policy in inside:
-                found = getattr(policy.values, value)
-                if found is not None:
-                    return found, policy.policy
-            return None, None
-
-        safety_stock, policy = first("safety_stock")
-        buffer, _ = first("buffer")
-        enter, _ = first("low_stock_enter")
-        leave, _ = first("low_stock_exit")
-        enabled, _ = first("enabled")
-        enter = LOW_STOCK_ENTER_DEFAULT if enter is None else enter
-        off = "location_off" if not location_on else "excluded" if enabled is False else None
-        return ModeTerms(
-            off=off,
-            safety_stock=(safety_stock or 0) + (buffer or 0),
-            enter=enter,
-            exit=max(enter + 1, leave or 0),
-            policy=policy,
+        both = _Values(inside, None, None)
+        return Terms(
+            ship=ship,
+            pickup=pickup,
+            banded=banded,
+            alike=ship == pickup,
+            backorder_limit=both.get("backorder_limit") or 0,
+            reorder_point=both.get("reorder_point"),
         )
 
 
-def unsupported(policy: PolicySet) -> str | None:
-    """The first scope field or value of a policy that is not evaluated yet, or None if all are."""
-    for name in policy.scope.__struct_fields__:
-        if name not in SUPPORTED_SCOPE and getattr(policy.scope, name) is not None:
-            return f"scope.{name}"
-    for name in policy.values.__struct_fields__:
-        if name not in SUPPORTED_VALUES and getattr(policy.values, name) is not None:
-            return f"values.{name}"
-    if policy.valid_from is not None or policy.valid_until is not None:
-        return "valid_from/valid_until"
-    return None
+class _Values:
+    """The values that policies give one mode and channel; None of either leaves out all policies that name one."""
+
+    def __init__(self, candidates: list[PolicySet], mode: Mode | None, channel: str | None) -> None:
+        self.policies = [p for p in candidates if p.scope.mode in (None, mode) and p.scope.channel in (None, channel)]
+
+    def first(self, value: str) -> tuple[int | None, str | None]:
+        """What the most specific policy that sets this value says, and its id."""
+        for policy in self.policies:
+            found = getattr(policy.values, value)
+            if found is not None:
+                return found, policy.policy
+        return None, None
+
+    def get(self, value: str) -> int | None:
+        """The same without the id."""
+        return self.first(value)[0]
+
+
+def _mode_terms(values: _Values, location_on: bool, stale: bool) -> ModeTerms:
+    safety_stock, policy = values.first("safety_stock")
+    stale_buffer = values.get("stale_buffer") if stale else 0
+    on_top = (values.get("buffer") or 0) + (stale_buffer or 0)
+    enter, exit_ = _band(values)
+    return ModeTerms(
+        off="location_off" if not location_on else "excluded" if values.get("enabled") is False else None,
+        safety_stock=(safety_stock or 0) + on_top,
+        enter=enter,
+        exit=exit_,
+        policy=policy,
+        percent=values.get("safety_percent") or 0,
+        on_top=on_top,
+        stale=stale_buffer is None,
+    )
+
+
+def _band(values: _Values) -> tuple[int, int]:
+    """Where LOW_STOCK begins and where it ends."""
+    enter = values.get("low_stock_enter")
+    enter = LOW_STOCK_ENTER_DEFAULT if enter is None else enter
+    return enter, max(enter + 1, values.get("low_stock_exit") or 0)
+
+
+def _place(scope: Scope) -> _Place:
+    return (scope.sku, scope.location, scope.category, scope.brand, scope.region, scope.location_kind)
 
 
 def _precedence(policy: PolicySet) -> tuple[int, tuple[bool, ...], datetime, str]:
     """Sorts the most specific policy first, then by the ranked fields, then earliest end, then id."""
     missing = tuple(getattr(policy.scope, name) is None for name in _RANKED_FIELDS)
     return sum(missing), missing, policy.valid_until or _FOREVER, policy.policy
+
+
+_MODES: tuple[Mode, Mode] = ("ship", "pickup")

@@ -5,6 +5,8 @@ Each command imports what it needs when it runs: `topics diff` should not wait f
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
 from collections.abc import Sequence
 from datetime import datetime, timezone
@@ -120,6 +122,26 @@ def audit_command() -> None:
         _fail(str(error))
     _out.print(render(report))
     raise typer.Exit(FINE if report.equal else FAILED)
+
+
+@app.command("heartbeats")
+def heartbeats_command(
+    silence: Annotated[float, typer.Option(help="Seconds that a feed may say nothing and is still complete.", min=1)],
+    every: Annotated[float, typer.Option(help="Seconds between two heartbeats of a feed that talks.", min=0.1)] = 30.0,
+) -> None:
+    """Send `source.alive` for each location whose tills or warehouse system tell facts, until SIGTERM."""
+    from operations.heartbeats import Heartbeats, HeartbeatsFailed, watch
+
+    settings = _settings()
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    beats = Heartbeats(silence, every)
+    try:
+        sent = watch(settings.client_config(), settings.topic, beats, lambda: int(time.time() * 1e6), stop.is_set)
+    except HeartbeatsFailed as error:
+        _fail(str(error))
+    _out.print(f"{sent} heartbeats sent")
 
 
 def _settings() -> Settings:

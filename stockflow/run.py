@@ -130,7 +130,7 @@ class Pipeline:
         lease_s = settings.lease_ms / 1000
         policies, visible, balances = Policies(), LaneLatencies(), BalanceStats()
         self._clock = around.clock
-        self.settings_topic = SettingsTopic(client, settings.topic(STOCK_SETTINGS.name), policies)
+        self.settings_topic = SettingsTopic(client, settings.topic(STOCK_SETTINGS.name), policies, around.wall_us)
         self.commits = Commits(inputs, lease_s)
         self.view = RedisView(
             around.view_store,

@@ -6,10 +6,12 @@ that the answer is obviously independent of arrival order, batches, restarts and
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timezone
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import msgspec
@@ -45,6 +47,7 @@ from stock.events import (
     ReservationReleased,
     ReservationRenewed,
     SettingsMessage,
+    SourceAlive,
     StockFact,
     TransferCancelled,
     TransferReceived,
@@ -72,8 +75,6 @@ BEST_FIRST = (
     "OUT_OF_STOCK",
 )
 SCOPE_FIELDS = ("sku", "location", "channel", "mode", "category", "brand", "region", "location_kind")
-SCOPE_FIELDS_SUPPORTED = {"sku", "location", "mode"}
-VALUES_SUPPORTED = {"safety_stock", "buffer", "low_stock_enter", "low_stock_exit", "enabled"}
 LOW_STOCK_ENTER_UNSET = 3
 
 
@@ -85,7 +86,13 @@ class Fact(NamedTuple):
 
     topic: str
     order: int
-    event: Message
+    event: Message | Delisted
+
+
+class Delisted(Struct, frozen=True):
+    """An items record with a null value."""
+
+    sku: str
 
 
 class Removed(Struct, frozen=True):
@@ -148,11 +155,15 @@ def expected(history: Iterable[Fact], settings: Iterable[Setting], now: datetime
         now: the moment that decides which holds and dated policies have ended.
     """
     in_force = settings_in_force(settings)
+    history = list(history)
+    items = newest_items(history)
     facts_of_sku: dict[str, list[StockFact]] = defaultdict(list)
     for fact in first_tellings(history):
         facts_of_sku[fact.sku].append(fact)
     result = {}
     for sku, facts in facts_of_sku.items():
+        if lifecycle_of(items.get(sku)) == "delisted":
+            continue
         committed = committed_by_location(facts, now)
         under_way = transfers(facts)
         facts_at: dict[str, list[StockFact]] = defaultdict(list)
@@ -164,14 +175,16 @@ def expected(history: Iterable[Fact], settings: Iterable[Setting], now: datetime
             committed_here = committed.get(location, 0)
             coming = coming_to(location, facts_here, under_way)
             returned = [back for transfer in under_way for back in transfer.returned if back.location == location]
-            result[sku, location] = record(sku, location, facts_here, committed_here, coming, returned, in_force, now)
+            result[sku, location] = record(
+                sku, location, facts_here, committed_here, coming, returned, in_force, now, items.get(sku)
+            )
     return result
 
 
 # What counts at all
 
 
-def topic_of(message: Message | Removed) -> Topic:
+def topic_of(message: Message | Removed | Delisted) -> Topic:
     """The topic a message belongs on."""
     if isinstance(message, PosMessage):
         return POS_SALES
@@ -179,7 +192,7 @@ def topic_of(message: Message | Removed) -> Topic:
         return WMS_MOVEMENTS
     if isinstance(message, OrderMessage):
         return ORDER_RESERVATIONS
-    if isinstance(message, ItemSet):
+    if isinstance(message, ItemSet | Delisted):
         return STOCK_ITEMS
     assert isinstance(message, Setting), message
     return STOCK_SETTINGS
@@ -195,7 +208,9 @@ def is_refused(fact: Fact) -> bool:
     if isinstance(event, WmsAdjustment):
         return event.units == 0
     understood = (
-        PosMessage
+        ItemSet
+        | Delisted
+        | PosMessage
         | WmsReceipt
         | WmsShipment
         | WmsShipmentVoided
@@ -224,6 +239,22 @@ def first_tellings(history: Iterable[Fact]) -> list[StockFact]:
         if isinstance(event, StockFact) and not is_refused(fact):
             first.setdefault((event.sku, event.source, event.id), event)
     return list(first.values())
+
+
+def newest_items(history: Iterable[Fact]) -> dict[str, ItemSet | Delisted]:
+    """By SKU, the record that stands last on the items topic; neither ids nor times count there."""
+    newest: dict[str, ItemSet | Delisted] = {}
+    for fact in sorted(history, key=lambda fact: fact.order):
+        if isinstance(fact.event, ItemSet | Delisted) and not is_refused(fact):
+            newest[fact.event.sku] = fact.event
+    return newest
+
+
+def lifecycle_of(item: ItemSet | Delisted | None) -> str:
+    """What may be done with a SKU; one that was never described is active."""
+    if item is None:
+        return "active"
+    return "delisted" if isinstance(item, Delisted) else item.lifecycle
 
 
 def effective_at(event: StockFact) -> datetime:
@@ -536,19 +567,19 @@ class InForce:
 
     policies: dict[str, PolicySet] = field(default_factory=dict)
     locations: dict[str, LocationSet] = field(default_factory=dict)
+    alive: dict[tuple[str, str], datetime] = field(default_factory=dict)  # until when, by location and feed
 
 
 def settings_in_force(settings: Iterable[Setting]) -> InForce:
-    """Policies and locations after the whole settings log; a refused policy ends the one it would have replaced."""
+    """Policies, locations and heartbeats after the whole settings log."""
     in_force = InForce()
     for setting in settings:
         if isinstance(setting, PolicySet):
-            if policy_is_supported(setting):
-                in_force.policies[setting.policy] = setting
-            else:
-                in_force.policies.pop(setting.policy, None)
+            in_force.policies[setting.policy] = setting
         elif isinstance(setting, PolicyRemoved):
             in_force.policies.pop(setting.policy, None)
+        elif isinstance(setting, SourceAlive):
+            in_force.alive[setting.location, setting.feed] = setting.until
         elif isinstance(setting, LocationSet):
             in_force.locations[setting.location] = setting
         elif isinstance(setting, Removed):
@@ -557,12 +588,10 @@ def settings_in_force(settings: Iterable[Setting]) -> InForce:
                 in_force.policies.pop(name, None)
             elif kind == "location":
                 in_force.locations.pop(name, None)
+            elif kind == "alive":
+                place, _, feed = name.rpartition(":")
+                in_force.alive.pop((place, feed), None)
     return in_force
-
-
-def policy_is_supported(policy: PolicySet) -> bool:
-    """Whether every scope field and every value of a policy is one that works today."""
-    return set_fields(policy.scope) <= SCOPE_FIELDS_SUPPORTED and set_fields(policy.values) <= VALUES_SUPPORTED
 
 
 def set_fields(struct: Struct) -> set[str]:
@@ -570,16 +599,18 @@ def set_fields(struct: Struct) -> set[str]:
     return {name for name in struct.__struct_fields__ if getattr(struct, name) is not None}
 
 
-def deciding_policy(
-    value: str, sku: str, location: str, mode: str, in_force: InForce, now: datetime
-) -> PolicySet | None:
-    """The policy that supplies one value for one mode of one balance, or None where no valid one sets it."""
-    here = {"sku": sku, "location": location, "mode": mode}
+def deciding_policy(value: str, here: Mapping[str, str], in_force: InForce, now: datetime) -> PolicySet | None:
+    """The policy that supplies one value for one mode of one balance, or None where no valid one sets it.
+
+    Args:
+        value: the name of the value.
+        here: what scopes may name, by field; a policy that names another field, such as a channel, does not apply.
+    """
 
     def applies(policy: PolicySet) -> bool:
         return (
             getattr(policy.values, value) is not None
-            and all(getattr(policy.scope, name) == here[name] for name in set_fields(policy.scope))
+            and all(getattr(policy.scope, name) == here.get(name) for name in set_fields(policy.scope))
             and (policy.valid_from is None or policy.valid_from <= now)
             and (policy.valid_until is None or now < policy.valid_until)
         )
@@ -608,41 +639,102 @@ class ModeAnswer:
     policy: str | None
 
 
-def mode_answer(
-    mode: str, sku: str, location: str, raw: int, baseline: bool, in_force: InForce, now: datetime
-) -> ModeAnswer:
+@dataclass(frozen=True)
+class Place:
+    """Everything about one balance that its record is made from, apart from the mode."""
+
+    sku: str
+    location: str
+    item: ItemSet | Delisted | None
+    physical: int
+    committed: int
+    baseline: bool
+    in_force: InForce
+    now: datetime
+
+    @property
+    def raw(self) -> int:
+        """What is there and promised to nobody; negative if more is promised than there is."""
+        return self.physical - self.committed
+
+    def policy_for(self, value: str, mode: str | None) -> PolicySet | None:
+        """The policy that supplies a value; without a mode, only policies that name none count."""
+        here = {"sku": self.sku, "location": self.location, "location_kind": "store"}
+        if mode is not None:
+            here["mode"] = mode
+        if isinstance(self.item, ItemSet):
+            here |= {"brand": self.item.brand, "category": self.item.category}
+        described = self.in_force.locations.get(self.location)
+        if described is not None:
+            here["location_kind"] = described.kind
+            if described.region is not None:
+                here["region"] = described.region
+        return deciding_policy(value, here, self.in_force, self.now)
+
+    def resolved(self, value: str, mode: str | None) -> Any:
+        """What holds of one value, or None."""
+        policy = self.policy_for(value, mode)
+        return None if policy is None else getattr(policy.values, value)
+
+    def why_off(self, mode: str) -> str | None:
+        """Why a mode does not sell at all, or None if it does."""
+        described = self.in_force.locations.get(self.location)
+        if described is not None and not (described.ship_enabled if mode == "ship" else described.pickup_enabled):
+            return "location_off"
+        return "excluded" if self.resolved("enabled", mode) is False else None
+
+    def is_stale(self) -> bool:
+        """Whether a feed of the location has not been heard as long as it promised."""
+        return any(at == self.location and until <= self.now for (at, _), until in self.in_force.alive.items())
+
+    def backorder_left(self) -> int:
+        """How much may still be sold without stock, in both modes together."""
+        if self.why_off("ship") and self.why_off("pickup"):
+            return 0
+        return max(0, (self.resolved("backorder_limit", None) or 0) - max(0, -self.raw))
+
+
+def mode_answer(mode: str, place: Place) -> ModeAnswer:
     """What one mode may sell, and what its status may be: the first row of the status table that fits."""
 
-    def policy_for(value: str) -> PolicySet | None:
-        return deciding_policy(value, sku, location, mode, in_force, now)
+    def value(name: str) -> int:
+        found = place.resolved(name, mode)
+        return 0 if found is None else found
 
-    def resolved(value: str, unset: int) -> int:
-        policy = policy_for(value)
-        return unset if policy is None else getattr(policy.values, value)
-
-    safety_stock_policy = policy_for("safety_stock")
+    safety_stock_policy = place.policy_for("safety_stock", mode)
     policy = None if safety_stock_policy is None else safety_stock_policy.policy
-    ss = resolved("safety_stock", 0) + resolved("buffer", 0)
+    percent = math.ceil(Fraction(max(0, place.physical) * value("safety_percent"), 100))
+    ss = max(value("safety_stock"), percent) + value("buffer")
+    stale = place.is_stale()
+    if stale:
+        ss += value("stale_buffer")
 
     def answer(statuses: set[str], reason: str | None, available: int | None, withheld: int) -> ModeAnswer:
         return ModeAnswer(frozenset(statuses), reason, available, withheld, ss, policy)
 
-    described = in_force.locations.get(location)
-    if described is not None:
-        mode_on = described.ship_enabled if mode == "ship" else described.pickup_enabled
-        if not mode_on:
-            return answer({"OUT_OF_STOCK"}, "location_off", 0, 0)
-    if not resolved("enabled", True):
-        return answer({"OUT_OF_STOCK"}, "excluded", 0, 0)
-    if not baseline:
+    off = place.why_off(mode)
+    if off is not None:
+        return answer({"OUT_OF_STOCK"}, off, 0, 0)
+    available = max(0, place.raw - ss)
+    withheld = min(max(place.raw, 0), ss)
+    backorder = place.backorder_left() > 0
+    lifecycle = lifecycle_of(place.item)
+    if lifecycle == "preorder":
+        return answer({"PREORDERABLE" if backorder else "OUT_OF_STOCK"}, None, 0, withheld)
+    if not place.baseline:
         return answer({"UNKNOWN"}, "no_baseline", None, 0)
-    available = max(0, raw - ss)
-    withheld = min(max(raw, 0), ss)
+    if stale and place.resolved("stale_buffer", mode) is None:
+        return answer({"UNKNOWN"}, "stale_source", None, 0)
     if available > 0:
-        enter = resolved("low_stock_enter", LOW_STOCK_ENTER_UNSET)
-        exit_ = max(resolved("low_stock_exit", 0), enter + 1)
+        enter = place.resolved("low_stock_enter", mode)
+        enter = LOW_STOCK_ENTER_UNSET if enter is None else enter
+        exit_ = max(value("low_stock_exit"), enter + 1)
         return answer(shelf_statuses(available, enter, exit_), None, available, withheld)
-    return answer({"OUT_OF_STOCK"}, "withheld_by_safety_stock" if raw > 0 else "sold_out", 0, withheld)
+    if lifecycle == "discontinued":
+        return answer({"DISCONTINUED"}, None, 0, withheld)
+    if backorder:
+        return answer({"BACKORDERABLE"}, None, 0, withheld)
+    return answer({"OUT_OF_STOCK"}, "withheld_by_safety_stock" if place.raw > 0 else "sold_out", 0, withheld)
 
 
 def shelf_statuses(available: int, enter: int, exit_: int) -> set[str]:
@@ -663,14 +755,15 @@ def record(
     returned: list[Returned],
     in_force: InForce,
     now: datetime,
+    item: ItemSet | Delisted | None = None,
 ) -> Expected:
     """The record of one balance, from its own facts, what is committed there, and what comes or came back to it."""
     units_on_hand = on_hand(facts_here, returned)
     units_unavailable = unavailable(facts_here, returned)
-    raw = units_on_hand - units_unavailable - committed
-    baseline = has_baseline(facts_here)
-    ship = mode_answer("ship", sku, location, raw, baseline, in_force, now)
-    pickup = mode_answer("pickup", sku, location, raw, baseline, in_force, now)
+    physical = units_on_hand - units_unavailable
+    place = Place(sku, location, item, physical, committed, has_baseline(facts_here), in_force, now)
+    ship = mode_answer("ship", place)
+    pickup = mode_answer("pickup", place)
 
     together = set()
     reasons = set()
@@ -701,8 +794,8 @@ def record(
         safety_stock_pickup=pickup.safety_stock,
         withheld_ship=ship.withheld,
         withheld_pickup=pickup.withheld,
-        shortage=max(0, -raw),
-        backorder_left=0,
+        shortage=max(0, -place.raw),
+        backorder_left=place.backorder_left(),
         policy=frozenset(decided.policy for decided in together),
         together=frozenset(together),
         sources=sources(facts_here),
@@ -735,6 +828,8 @@ def disagreements(expected: Mapping[Key, Expected], actual: Mapping[Key, Mapping
     for key in sorted(expected.keys() | actual.keys()):
         name = "|".join(key)
         if key not in expected:
+            if actual[key] is None:
+                continue  # delisted, and nothing else should be told of it
             found.append(f"{name}: is published, but no fact speaks of it")
         elif key not in actual:
             found.append(f"{name}: is not published")

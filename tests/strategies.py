@@ -20,6 +20,8 @@ from schemas.topics import ORDER_RESERVATIONS, POS_SALES, WMS_MOVEMENTS, partiti
 from stock.events import (
     InboundCancelled,
     InboundExpected,
+    ItemSet,
+    Lifecycle,
     LocationSet,
     Message,
     Mode,
@@ -50,7 +52,7 @@ from stock.events import (
     WmsShipmentVoided,
     WmsStatusChanged,
 )
-from tests.oracle import Fact, Removed, Setting, topic_of
+from tests.oracle import Delisted, Fact, Removed, Setting, topic_of
 
 START = datetime(2026, 11, 22, 10, 0, tzinfo=timezone.utc)
 SKUS = ("SKU-1", "SKU-2")
@@ -58,14 +60,17 @@ LOCATIONS = ("STORE-A", "STORE-B", "DC-1")
 RECENT = 40  # Repeats, voids and late facts refer to the last so many; old ones would leave the dedup horizon.
 HELD_BACK_MAX = 5  # Bounds how late the latest fact can be.
 
-Entry = StockFact | Setting
+Item = ItemSet | Delisted
+Entry = StockFact | Item | Setting
 T = TypeVar("T")
 VoidedType = Literal["pos.sale", "pos.return"]
 
 
-def to_wire(message: Message | Removed) -> tuple[str, str, bytes | None]:
-    """Topic name (without prefix), key and value of a message; the value of a removed setting is None."""
+def to_wire(message: Message | Removed | Delisted) -> tuple[str, str, bytes | None]:
+    """Topic name (without prefix), key and value of a message; the value of what is removed is None."""
     topic = topic_of(message).name
+    if isinstance(message, Delisted):
+        return topic, message.sku, None
     if isinstance(message, Removed):
         return topic, message.key, None
     return topic, wire_key(message), msgspec.json.encode(message)
@@ -115,13 +120,13 @@ class History:
         return [
             Fact(topic_of(told.message).name, order, told.message)
             for order, told in enumerate(self.told)
-            if isinstance(told.message, StockFact)
+            if isinstance(told.message, StockFact | Item)
         ]
 
     @property
     def settings(self) -> list[Setting]:
         """The settings among the messages, in log order."""
-        return [told.message for told in self.told if not isinstance(told.message, StockFact)]
+        return [told.message for told in self.told if not isinstance(told.message, StockFact | Item)]
 
     def until(self, length: int) -> History:
         """The first `length` messages, seen at the moment the last of them arrived."""
@@ -181,6 +186,7 @@ class World:
         start: when the story begins.
         ticks_ms: possible pauses between two messages; zero gives equal times.
         settings_percent: how many messages are policies and locations.
+        items_percent: how many messages are items.
         repeats_percent: how many messages tell an id again.
         held_back_percent: how many facts arrive after younger ones.
         null_settings: whether settings are also removed by null values.
@@ -191,6 +197,7 @@ class World:
     start: datetime = START
     ticks_ms: tuple[int, ...] = (5_000, 0, 0, 1, 5_000, 30_000)
     settings_percent: int = 8
+    items_percent: int = 4
     repeats_percent: int = 8
     held_back_percent: int = 15
     null_settings: bool = False
@@ -237,6 +244,8 @@ class Storyteller:
         self.clock += timedelta(milliseconds=self._choice.one_of(self.world.ticks_ms))
         if self._chance(self.world.settings_percent):
             return Told(self.clock, self._setting())
+        if self._chance(self.world.items_percent):
+            return Told(self.clock, self._item())
         fact = self._next_fact()
         self._told = [*self._told[1 - RECENT :], fact]
         return Told(self.clock, fact)
@@ -461,6 +470,24 @@ class Storyteller:
         named = {**self._consuming(), "order_line": self._named("L")}
         return OrderFulfilled(**self._saying(sku, "oms"), **self._touching(), **named, units=self._units())
 
+    # stock-items.v1
+
+    def _item(self) -> Item:
+        sku = self._choice.one_of(self.world.skus)
+        lifecycle: Lifecycle = self._choice.one_of(("active", "active", "preorder", "discontinued", "delisted"))
+        if self._chance(15):
+            return Delisted(sku)
+        self._last_id[sku, "master"] += 1
+        return ItemSet(
+            id=f"i-{self._last_id[sku, 'master']}",
+            source="master",
+            occurred_at=self._time(),
+            sku=sku,
+            brand=self._choice.one_of(("own", "other")),
+            category=self._choice.one_of(("bakery", "shoes")),
+            lifecycle=lifecycle,
+        )
+
     # stock-settings.v1
 
     def _setting(self) -> Setting:
@@ -470,6 +497,7 @@ class Storyteller:
             self._policy_set,
             self._location_set,
             self._policy_removed,
+            self._source_alive,
         ]
         if self.world.null_settings:
             makers.append(self._removed)
@@ -494,6 +522,11 @@ class Storyteller:
             sku=self._maybe(40, self.world.skus),
             location=self._maybe(40, self.world.locations),
             mode=self._maybe(40, ("ship", "pickup")),
+            channel=self._maybe(8, ("web", "marketplace")),
+            category=self._maybe(15, ("bakery", "shoes")),
+            brand=self._maybe(15, ("own", "other")),
+            region=self._maybe(10, ("north", "south")),
+            location_kind=self._maybe(10, ("store", "warehouse")),
         )
         values = PolicyValues(
             safety_stock=self._maybe(60, (0, 1, 2, 5)),
@@ -501,6 +534,12 @@ class Storyteller:
             low_stock_enter=self._maybe(40, (0, 2, 5, 8)),
             low_stock_exit=self._maybe(40, (0, 4, 8, 12)),
             enabled=self._maybe(20, (True, False)),
+            safety_percent=self._maybe(20, (0, 10, 33, 100)),
+            backorder_limit=self._maybe(30, (0, 3, 20)),
+            reorder_point=self._maybe(10, (0, 5)),
+            stale_buffer=self._maybe(30, (0, 1, 4)),
+            quota=self._maybe(5, (0, 3)),
+            network_safety_stock=self._maybe(5, (0, 2)),
         )
         return PolicySet(
             **self._from_planning(),
@@ -512,7 +551,7 @@ class Storyteller:
         )
 
     def _valid(self, percent: int) -> datetime | None:
-        seconds = self._maybe(percent, (60, 600, 0, -60, 86_400))
+        seconds = self._maybe(percent, (5, 20, 60, 600, 0, -60, 86_400))
         return None if seconds is None else self.clock + timedelta(seconds=seconds)
 
     def _policy_removed(self) -> Setting:
@@ -523,13 +562,25 @@ class Storyteller:
             **self._from_planning(),
             location=self._choice.one_of(self.world.locations),
             kind=self._choice.one_of(("store", "warehouse")),
+            region=self._maybe(50, ("north", "south")),
             ship_enabled=not self._chance(25),
             pickup_enabled=not self._chance(25),
         )
 
+    def _source_alive(self) -> Setting:
+        seconds = self._choice.one_of((86_400, 86_400, 86_400, 600, 600, 600, 20, 5, 0, -60))
+        return SourceAlive(
+            **self._from_planning(),
+            location=self._choice.one_of(self.world.locations),
+            feed=self._choice.one_of(("pos", "wms")),
+            until=self.clock + timedelta(seconds=seconds),
+        )
+
     def _removed(self) -> Setting:
         location = self._choice.one_of(self.world.locations)
-        return Removed(self._choice.one_of((f"policy:{self._policy_name()}", f"location:{location}")))
+        feed = self._choice.one_of(("pos", "wms"))
+        keys = (f"policy:{self._policy_name()}", f"location:{location}", f"alive:{location}:{feed}")
+        return Removed(self._choice.one_of(keys))
 
 
 # One maker may stand several times: what happens often in a shop is told often.

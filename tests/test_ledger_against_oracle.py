@@ -14,15 +14,15 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from schemas.events import Refusal, decode, decode_setting
+from schemas.events import ItemRemoved, Refusal, decode, decode_item, decode_setting
 from schemas.records import encode, micros, moment, split_availability_key
-from schemas.topics import KEYED_INPUTS
+from schemas.topics import KEYED_INPUTS, STOCK_ITEMS
 from sinks.outlet import digest_of, record_of
 from stock import recent
-from stock.events import LocationSet, PolicyRemoved, PolicySet, StockFact
+from stock.events import ItemSet, LocationSet, PolicyRemoved, PolicySet, SourceAlive, StockFact
 from stock.ledger import OUTCOMES, Ledger
 from stock.policies import Policies
-from tests.oracle import Fact, Removed, Setting, disagreements, expected, first_tellings
+from tests.oracle import Delisted, Fact, Removed, Setting, disagreements, expected, first_tellings
 from tests.strategies import DrawnChoice, SeededChoice, Storyteller, Told, World, to_wire
 
 WORLD = World(null_settings=True)
@@ -34,9 +34,10 @@ POISON = b'{"type":"pos.sale",'
 class Record:
     """One record of an input topic, and what it says; None if it is poison."""
 
-    value: bytes
+    value: bytes | None
     timestamp_us: int
     fact: Fact | None
+    key: bytes = b""
 
 
 class Partition:
@@ -62,12 +63,12 @@ class Partition:
     def tell(self, told: Told) -> int | None:
         """Append a message to its log and return its topic; settings hold at once and have none."""
         self.now_us = max(self.now_us, micros(told.at))
+        self.policies.advance(self.now_us)
         name, key, value = to_wire(told.message)
-        if isinstance(told.message, StockFact):
+        if isinstance(told.message, StockFact | ItemSet | Delisted):
             topic = TOPICS[name]
-            assert value is not None
             fact = Fact(name, len(self.logs[topic]), told.message)
-            self.logs[topic].append(Record(value, micros(told.at), fact))
+            self.logs[topic].append(Record(value, micros(told.at), fact, key.encode()))
             return topic
         self.settings.append(take_setting(self.policies, key, value))
         return None
@@ -86,11 +87,8 @@ class Partition:
         record = self.logs[topic][offset]
         self.next[topic] += 1
         self.seen[topic] = max(self.next[topic], self.seen[topic])
-        event = decode(topic, record.value, record.timestamp_us)
-        if isinstance(event, Refusal):
+        if take(self.ledger, topic, offset, record.key, record.value, record.timestamp_us) is not None:
             self.ledger.refuse(topic, offset)
-        else:
-            self.ledger.apply(event, topic, offset, record.timestamp_us)
 
     # State
 
@@ -135,6 +133,7 @@ class Partition:
     def problems(self) -> list[str]:
         """What is wrong now, judged by what has been consumed; only to be asked once all is replayed."""
         assert self.replayed
+        self.policies.advance(self.now_us)
         self.ledger.advance(self.now_us)
         return self._wrong_records() + self._wrong_totals()
 
@@ -145,15 +144,17 @@ class Partition:
         actual = {}
         for key in self.ledger.keys():  # noqa: SIM118  # a ledger is no mapping
             seen, balance = self.ledger.settle(key)
-            actual[split_availability_key(key)] = msgspec.json.decode(
-                encode(record_of(key, seen, balance, balance.cause, 1, "urgent", now))
+            actual[split_availability_key(key)] = (
+                None
+                if seen.delisted
+                else msgspec.json.decode(encode(record_of(key, seen, balance, balance.cause, 1, "urgent", now)))
             )
             assert digest_of(self.ledger.view(key)) == digest_of(seen), "settling twice changes nothing"
         return disagreements(wanted, actual)
 
     def _wrong_totals(self) -> list[str]:
         facts = self._consumed_facts()
-        distinct = len(first_tellings(facts))
+        distinct = len(first_tellings(facts)) + sum(isinstance(f.event, ItemSet | Delisted) for f in facts)
         counted = dict(zip(OUTCOMES, self.ledger.totals.by_outcome, strict=True))
         told = {
             "applied or absorbed": counted["applied"] + counted["absorbed"],
@@ -181,6 +182,21 @@ class Partition:
         return self.problems()
 
 
+def take(ledger: Ledger, topic: int, offset: int, key: bytes, value: bytes | None, timestamp_us: int) -> Refusal | None:
+    """Let a record of a keyed input have its effect; why it is refused comes back."""
+    if KEYED_INPUTS[topic] is STOCK_ITEMS:
+        item = decode_item(key, value, timestamp_us)
+        if isinstance(item, Refusal):
+            return item
+        ledger.apply_item(item.sku, None if isinstance(item, ItemRemoved) else item, offset)
+        return None
+    event = decode(topic, value, timestamp_us)
+    if isinstance(event, Refusal):
+        return event
+    ledger.apply(event, topic, offset, timestamp_us)
+    return None
+
+
 def take_setting(policies: Policies, key: str, value: bytes | None) -> Setting:
     """Let a settings record hold as the settings topic's reader does; what the oracle should take it for comes back."""
     setting = Refusal("", "") if value is None else decode_setting(key.encode(), value)
@@ -193,10 +209,15 @@ def take_setting(policies: Policies, key: str, value: bytes | None) -> Setting:
     if isinstance(setting, PolicyRemoved):
         policies.remove_policy(setting.policy)
         return setting
-    # Removed, or refused (dated policies are not supported yet): what stood under the key ends.
+    if isinstance(setting, SourceAlive):
+        policies.set_alive(setting)
+        return setting
+    # Removed, or refused: what stood under the key ends.
     kind, _, name = key.partition(":")
     if kind == "policy":
         policies.remove_policy(name)
+    elif kind == "alive":
+        policies.remove_alive(*name.rsplit(":", 1))
     else:
         policies.remove_location(name)
     return Removed(key)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import polars as pl
@@ -31,6 +31,7 @@ _FACT_DECODERS = {
     topics.WMS_MOVEMENTS.name: msgspec.json.Decoder(events.WmsMessage),
     topics.ORDER_RESERVATIONS.name: msgspec.json.Decoder(events.OrderMessage),
 }
+_item_decoder = msgspec.json.Decoder(events.ItemSet)
 _setting_decoder = msgspec.json.Decoder(events.SettingsMessage)
 
 # What a fact does to on_hand, per unit. A void does the opposite of what it voids.
@@ -60,8 +61,6 @@ _SUPPORTED: tuple[type[events.StockFact], ...] = (
     events.InboundExpected,
     events.InboundCancelled,
 )
-_SUPPORTED_SCOPE = frozenset({"sku", "location", "mode"})
-_SUPPORTED_VALUES = frozenset({"safety_stock", "buffer", "low_stock_enter", "low_stock_exit", "enabled"})
 _ORDER_IDS = ("reservation", "line", "order_line", "policy", "transfer", "inbound")
 _ID_FIELDS = ("id", "source", *_ORDER_IDS)
 _UNUSED_IDS = ("echo", "voids")  # Nothing is kept under them yet, so their length is nobody's business.
@@ -106,12 +105,11 @@ class Judged(NamedTuple):
 
 def judge_fact(record: LogRecord, partitions: int) -> Judged:
     """Whether a record of a keyed input topic must be applied, must be refused, or may be either."""
-    decoder = _FACT_DECODERS.get(record.topic)
+    if record.topic == topics.STOCK_ITEMS.name:
+        return judge_item(record, partitions)
     if not record.value:
         return Judged(None, "empty")
-    if decoder is None:
-        return Judged(None, "not supported yet: items")
-    decoded = _decode(decoder, record.value)
+    decoded = _decode(_FACT_DECODERS[record.topic], record.value)
     if isinstance(decoded, str):
         return Judged(None, decoded)
     assert isinstance(decoded, events.StockFact)
@@ -132,6 +130,33 @@ def judge_fact(record: LogRecord, partitions: int) -> Judged:
     return Judged(decoded, doubt=doubt)
 
 
+def judge_item(record: LogRecord, partitions: int) -> Judged:
+    """Whether a record of the items topic must hold, must be refused, or may be either; a removal has no message."""
+    try:
+        sku = (record.key or b"").decode()
+    except UnicodeDecodeError:
+        return Judged(None, "its key is not text")
+    item: events.ItemSet | None = None
+    refusal: str | None = None
+    if record.value is not None:
+        decoded = _decode(_item_decoder, record.value) if record.value else "empty"
+        if isinstance(decoded, str):
+            return Judged(None, decoded)
+        assert isinstance(decoded, events.ItemSet)
+        item = decoded
+        refusal = _bad_common(item, record.timestamp_ms)
+        if item.sku != sku:
+            refusal = refusal or "its key is not its SKU"
+        if max(len(item.brand), len(item.category)) > events.ID_LENGTH_MAX:
+            refusal = refusal or "brand or category is too long"
+    refusal = refusal or _bad_name(sku, "sku")
+    if refusal is None and topics.partition_of(sku, partitions) != record.partition:
+        refusal = f"wrong partition: {sku} belongs to {topics.partition_of(sku, partitions)}"
+    if refusal is not None:
+        return Judged(item, refusal)
+    return Judged(item, doubt=_doubtful_name(sku) or (None if item is None else _doubtful_ids(item)))
+
+
 def judge_setting(record: LogRecord) -> Judged:
     """Whether a settings record must hold, must be refused, or may be either; a removal has no message."""
     if record.value is None:
@@ -142,13 +167,13 @@ def judge_setting(record: LogRecord) -> Judged:
     if isinstance(decoded, str):
         return Judged(None, decoded)
     assert isinstance(decoded, events.Message)
-    refusal = _bad_common(decoded, record.timestamp_ms) or _unsupported_setting(decoded)
-    if refusal is None and isinstance(decoded, events.LocationSet):
+    refusal = _bad_common(decoded, record.timestamp_ms)
+    if refusal is None and isinstance(decoded, events.LocationSet | events.SourceAlive):
         refusal = _bad_name(decoded.location, "location")
     if refusal is not None:
         return Judged(decoded, refusal)
     doubt = _doubtful_ids(decoded)
-    if isinstance(decoded, events.LocationSet):
+    if isinstance(decoded, events.LocationSet | events.SourceAlive):
         doubt = doubt or _doubtful_name(decoded.location)
     if _setting_key(decoded) != (record.key or b"").decode(errors="replace"):
         doubt = "its key does not name what it sets"
@@ -209,12 +234,13 @@ def frame(rows: Sequence[tuple[object, ...]]) -> pl.DataFrame:
     return pl.DataFrame(dict(zip(FACT_SCHEMA, zip(*rows, strict=True), strict=True)), schema=FACT_SCHEMA)
 
 
-def _decode(decoder: msgspec.json.Decoder[object], value: bytes) -> object | str:
+def _decode(decoder: msgspec.json.Decoder[Any], value: bytes) -> object | str:
     """The message, or the reason why there is none."""
     try:
-        return decoder.decode(value)
+        decoded: object = decoder.decode(value)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         return f"not decodable: {error}"
+    return decoded
 
 
 def _bad_name(name: str, field: str) -> str | None:
@@ -247,21 +273,6 @@ def _unsupported_fact(message: events.StockFact) -> str | None:
     if isinstance(message, events.WmsCount) and message.basis == "net":
         return "not supported yet: a net count"
     return None
-
-
-def _unsupported_setting(message: events.Message) -> str | None:
-    if isinstance(message, events.SourceAlive):
-        return "not supported yet: source.alive"
-    if not isinstance(message, events.PolicySet):
-        return None
-    fields = _given(message.scope) - _SUPPORTED_SCOPE | _given(message.values) - _SUPPORTED_VALUES
-    if message.valid_from is not None or message.valid_until is not None:
-        fields |= {"valid_from/valid_until"}
-    return f"not supported yet: {', '.join(sorted(fields))}" if fields else None
-
-
-def _given(struct: msgspec.Struct) -> frozenset[str]:
-    return frozenset(field for field in struct.__struct_fields__ if getattr(struct, field) is not None)
 
 
 def _setting_key(message: events.Message) -> str:

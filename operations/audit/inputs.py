@@ -94,6 +94,9 @@ class Inputs:
         self._dead = dead
         self._findings = findings
         self._frames: list[pl.DataFrame] = []
+        self._items: dict[str, tuple[int, events.ItemSet | None]] = {}
+        self.items_accepted: Counter[int] = Counter()  # by partition
+        self.items_read: Counter[int] = Counter()
         self._settings: dict[str, tuple[tuple[int, int, int], events.Message | None]] = {}
         self.facts_read = 0
         self.settings_read = 0
@@ -104,10 +107,23 @@ class Inputs:
         for record in records:
             self.facts_read += 1
             judged = judge_fact(record, self._partitions)
-            if self._accepts(record, judged) and judged.message is not None:
+            if record.topic == topics.STOCK_ITEMS.name:
+                self._add_item(record, judged)
+            elif self._accepts(record, judged) and judged.message is not None:
                 rows.append(row_of(record, judged.message))
         if rows:
             self._frames.append(frame(rows))
+
+    def _add_item(self, record: LogRecord, judged: Judged) -> None:
+        """Of all records of one SKU, which stand in one partition, the last one holds."""
+        self.items_read[record.partition] += 1
+        if not self._accepts(record, judged):
+            return
+        self.items_accepted[record.partition] += 1
+        sku = (record.key or b"").decode()
+        assert judged.message is None or isinstance(judged.message, events.ItemSet)
+        if sku not in self._items or record.offset > self._items[sku][0]:
+            self._items[sku] = (record.offset, judged.message)
 
     def add_settings(self, records: Iterable[LogRecord]) -> None:
         """Records of the settings topic; the newest of each key holds, and a refused one ends what stood there."""
@@ -125,6 +141,10 @@ class Inputs:
     def facts(self) -> pl.DataFrame:
         """All accepted facts as columns."""
         return pl.concat(self._frames) if self._frames else pl.DataFrame(schema=FACT_SCHEMA)
+
+    def items(self) -> dict[str, events.ItemSet | None]:
+        """By SKU, the item that holds; None where it was removed."""
+        return {sku: item for sku, (_, item) in self._items.items()}
 
     def settings(self) -> dict[str, events.Message]:
         """By Kafka key, the settings that hold."""

@@ -14,8 +14,10 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import datetime
 
+import polars as pl
+
 from operations.audit.compare import DecodeOutcomes, compare_outcomes, compare_topic, compare_view
-from operations.audit.expected import expected_records
+from operations.audit.expected import dates_between, expected_records
 from operations.audit.inputs import DeadLetters, Inputs
 from operations.audit.log import AuditImpossible, Extents, Log, Progress
 from operations.audit.published import Published, read_view
@@ -82,11 +84,15 @@ def audit(
     now_us = micros(now)
     moment = Moment(now_us - int(SETTLE_S * 1_000_000), now_us + int(latest * 1_000_000))
     recomputed = recompute(inputs.facts(), moment)
-    compare_topic(expected_records(recomputed.balances, inputs.settings()), published.columns(), findings)
+    settings, items = inputs.settings(), inputs.items()
+    dates = dates_between(settings, moment.earliest_us, moment.latest_us)
+    rows = [expected_records(recomputed.balances, settings, items, at) for at in (moment.earliest_us, *dates)]
+    compare_topic(pl.concat(rows), published.columns(), findings)
     published.report_stale()
     if view is not None:
-        compare_view(published.entries(), view, recomputed.in_flux, findings)
-    reported = compare_outcomes(outcomes, decode_outcomes, extents, dead, recomputed, findings)
+        entries = published.entries()
+        compare_view(entries, view, entries.keys() if dates else recomputed.in_flux, findings)
+    reported = compare_outcomes(outcomes, decode_outcomes, extents, dead, recomputed, inputs, findings)
     return AuditReport(
         events=inputs.facts_read,
         settings=inputs.settings_read,

@@ -23,10 +23,10 @@ from schemas.topics import (
     WMS_MOVEMENTS,
     partition_of,
 )
-from stock.events import PolicySet, PosSale, StockFact
+from stock.events import PosSale, StockFact
 from stockflow.embedded.process import wait_until
 from tests.oracle import Fact, Setting
-from tests.strategies import Entry, SeededChoice, Storyteller, World, skus_of_partition, to_wire
+from tests.strategies import Entry, Item, SeededChoice, Storyteller, World, skus_of_partition, to_wire
 
 # Stories run slower than the clock, so that short holds end by timer while a test runs.
 TICKS_MS = (5, 0, 0, 1, 5, 20)
@@ -198,7 +198,7 @@ class Sending:
         return [
             Fact(sent.record.topic, sent.offset, sent.record.message)
             for sent in self.sent
-            if isinstance(sent.record.message, StockFact)
+            if isinstance(sent.record.message, StockFact | Item)
         ]
 
     @property
@@ -245,14 +245,7 @@ def stories(
         if chance.random() < poison_percent / 100:
             yield spoil(chance, number, partitions)
         else:
-            yield record_of(_undated(chance.choice(tellers).next().message))
-
-
-def _undated(message: Entry) -> Entry:
-    """Dated policies have no effect yet and are refused: that is tested where it is expected."""
-    if isinstance(message, PolicySet):
-        return msgspec.structs.replace(message, valid_from=None, valid_until=None)
-    return message
+            yield record_of(chance.choice(tellers).next().message)
 
 
 def utc_now() -> datetime:
@@ -325,8 +318,8 @@ SPOILED: tuple[SpoiledCase, ...] = (
         lambda n: sale(n, type="reservation.requested", reservation=f"R-{n}", mode="ship"),
     ),
     (
-        "an item",
-        "not_supported_yet",
+        "an item under another key",
+        "bad_field",
         STOCK_ITEMS.name,
         lambda n: sale(n, type="item.set", brand="B", category="C", lifecycle="active", location=..., units=...),
     ),

@@ -74,9 +74,9 @@ def test_each_kind_of_bad_record_is_refused_with_its_reason_and_odd_good_ones_co
 
 SETTINGS_CASES: tuple[tuple[str, str, str, bytes | dict[str, object]], ...] = (
     ("not JSON", "not_json", "policy:bad-1", b"{"),
-    ("a scope to come", "not_supported_yet", "policy:bad-2", {"scope": {"category": "bakery"}}),
-    ("a value to come", "not_supported_yet", "policy:bad-3", {"values": {"backorder_limit": 3}}),
-    ("a period", "not_supported_yet", "policy:bad-4", {"valid_until": "2030-01-01T00:00:00Z"}),
+    ("a scope nobody knows", "bad_field", "policy:bad-2", {"scope": {"colour": "red"}}),
+    ("a value nobody knows", "bad_field", "policy:bad-3", {"values": {"colour": 3}}),
+    ("a period without a zone", "bad_field", "policy:bad-4", {"valid_until": "2030-01-01T00:00:00"}),
     ("a wrong key", "bad_field", "policy:bad-other", {}),
     ("a negative value", "bad_field", "policy:bad-6", {"values": {"safety_stock": -1}}),
     ("a type nobody knows", "unknown_type", "policy:bad-7", {"type": "policy.setting"}),

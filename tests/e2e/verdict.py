@@ -16,7 +16,7 @@ from typing import Any
 from operations.audit import AuditReport, audit
 from operations.audit.log import LogRecord
 from schemas.topics import AVAILABILITY, DEAD_LETTERS, STOCK_SETTINGS
-from stock.events import ReservationCreated, ReservationRenewed
+from stock.events import PolicySet, ReservationCreated, ReservationRenewed, SourceAlive
 from tests.e2e.harness import POLL_INTERVAL_S, Stage
 from tests.e2e.load import Record, Sending, utc_now
 from tests.oracle import Expected, Key, disagreements, expected
@@ -102,6 +102,11 @@ def oracle_problems(
         for fact in facts
         if isinstance(fact.event, ReservationCreated | ReservationRenewed) and fact.event.expires_at is not None
     }
+    for setting in settings:
+        if isinstance(setting, PolicySet):
+            endings |= {date for date in (setting.valid_from, setting.valid_until) if date is not None}
+        elif isinstance(setting, SourceAlive):
+            endings.add(setting.until)
     moments = [first, *sorted(moment for moment in endings if first < moment <= last)]
     seen: list[dict[Key, Expected]] = [expected(facts, settings, moment) for moment in moments]
     problems = disagreements(seen[0], published)
@@ -123,6 +128,7 @@ def version_problems(records: Iterable[LogRecord], late_records: bool) -> list[s
     late: dict[bytes | None, str] = {}
     for record in records:
         if record.value is None:
+            late.pop(record.key, None)  # delisted: a null has no version
             continue
         version = json.loads(record.value)["version"]
         if version > highest.get(record.key, -1):

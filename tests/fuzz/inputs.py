@@ -16,6 +16,7 @@ from typing import Any
 from confluent_kafka import TIMESTAMP_CREATE_TIME, TIMESTAMP_LOG_APPEND_TIME, TIMESTAMP_NOT_AVAILABLE
 
 from schemas.topics import partition_of
+from stock.events import PolicyValues
 
 PARTITIONS, PARTITION = 3, 1
 START = datetime(2026, 11, 22, 10, 0, tzinfo=timezone.utc)
@@ -241,7 +242,8 @@ class Generator:
     def _setting(self, kind: str) -> dict[str, Any]:
         chance = self._random
         if kind == "item.set":
-            return {"brand": "b", "category": "c", "lifecycle": chance.choice(("active", "delisted"))}
+            lifecycles = ("active", "active", "preorder", "discontinued", "delisted")
+            return {"brand": "b", "category": chance.choice("cd"), "lifecycle": chance.choice(lifecycles)}
         if kind == "location.set":
             modes = {"ship_enabled": chance.random() < 0.7, "pickup_enabled": chance.random() < 0.7}
             return {
@@ -251,14 +253,19 @@ class Generator:
                 "latitude": chance.choice((None, 1.5)),
             }
         if kind == "source.alive":
-            return {"location": "STORE-A", "feed": "pos", "until": self._time(60)}
+            return {"location": "STORE-A", "feed": "pos", "until": self._time(chance.choice((-1, 60, 60, 10**9)))}
         policy = chance.choice(("p", "q", "p" * 256))
         if kind == "policy.removed":
             return {"policy": policy}
-        scopes = ({}, {"sku": SKUS[0]}, {"location": LOCATIONS[0]}, {"mode": "ship"}, {"category": "c"})
-        number = chance.choice((0, 1, 3, 10**9))
-        value = chance.choice(("safety_stock", "buffer", "low_stock_enter", "low_stock_exit", "quota"))
+        scopes = (
+            {}, {"sku": SKUS[0]}, {"location": LOCATIONS[0]}, {"mode": "ship"}, {"category": "c"}, {"brand": "b"},
+            {"channel": "web"}, {"location_kind": "store", "region": None}, {"sku": SKUS[0], "category": "d"},
+        )  # fmt: skip
+        number = chance.choice((0, 1, 3, 100, 10**9))
+        value = chance.choice(PolicyValues.__struct_fields__)
+        dates = {name: self._time(chance.choice((-60, 0, 60, 10**9))) for name in ("valid_from", "valid_until")}
         return {
+            **chance.choice(({}, {}, dates)),
             "policy": policy,
             "scope": chance.choice(scopes),
             "values": chance.choice(({value: number}, {"enabled": False})),

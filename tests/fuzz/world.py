@@ -22,12 +22,12 @@ from schemas.dead_letters import DETAIL, REASON, TOPIC, TRUNCATED, Header, origi
 from schemas.events import REASONS, Refusal, decode, decode_setting, type_of
 from schemas.records import availability_key, decode_availability, encode, micros
 from schemas.state import decode_metadata, open_envelope
-from schemas.topics import DEAD_LETTER_BYTES_MAX, INPUT_BYTES_MAX, KEYED_INPUTS, STOCK_SETTINGS
+from schemas.topics import DEAD_LETTER_BYTES_MAX, INPUT_BYTES_MAX, KEYED_INPUTS, STOCK_ITEMS, STOCK_SETTINGS
 from sinks.outlet import Delivered, Letter, Outlet, OutletStats
 from sources.arrivals import Batch, CaughtUp, Opened
 from sources.restore import Restored
 from stock.balance import Cause
-from stock.events import LocationSet, PolicySet
+from stock.events import LocationSet, PolicySet, SourceAlive
 from stock.ledger import OUTCOMES, Ledger
 from stock.policies import Policies
 from tests.fuzz.inputs import PARTITION, PARTITIONS, SETTINGS, START, Input
@@ -113,11 +113,18 @@ class Log:
         raise Violation(f"a delivery failed: {error}")
 
     def availability(
-        self, partition: int, records: Sequence[tuple[str, bytes]], done: Delivered, headers: Sequence[list[Header]]
+        self,
+        partition: int,
+        records: Sequence[tuple[str, bytes | None]],
+        done: Delivered,
+        headers: Sequence[list[Header]],
     ) -> None:
         _must(len(headers) == len(records), "every record has its headers")
         for (key, value), own in zip(records, headers, strict=True):
             self._in_flight.append((1, key.encode(), done))
+            if value is None:
+                self.statuses = "delisted"
+                continue
             record = decode_availability(value)
             _must(encode(record) == value, "a record reads back as it was written")
             _must(availability_key(record.sku, record.location) == key, "a record stands under its key")
@@ -193,6 +200,9 @@ class World:
         letters, self.log.statuses = len(self.log.letters), ""
         began = time.perf_counter()
         try:
+            for change in self.policies.advance(self.now_us):
+                self.outlet.look_again(*change)
+            self._sweep()
             said = self._take_setting(given) if given.topic == SETTINGS else self._take_fact(given)
             self._publish()
             if self.taken % LAND_EACH == 0:
@@ -337,6 +347,9 @@ class World:
         elif isinstance(setting, PolicySet):
             self.policies.set_policy(setting)
             self.outlet.look_again(None, None, cause)
+        elif isinstance(setting, SourceAlive):
+            self.policies.set_alive(setting)
+            self.outlet.look_again(None, setting.location, cause)
         else:
             self.policies.remove_policy(setting.policy)  # type: ignore[attr-defined]
             self.outlet.look_again(None, None, cause)
@@ -389,6 +402,8 @@ class World:
 
 def _kind_in(given: Input) -> str:
     """The type of an accepted message; judged by a timestamp long after it."""
+    if KEYED_INPUTS[given.topic] is STOCK_ITEMS:
+        return "item"
     return type_of(decode(given.topic, given.value, 2**70))  # type: ignore[arg-type]
 
 

@@ -13,6 +13,7 @@ EFFECTS = "stock/effects.py"
 RECENT = "stock/recent.py"
 SUPPLY = "stock/supply.py"
 POLICIES = "stock/policies.py"
+ITEMS = "stock/items.py"
 OUTLET = "sinks/outlet.py"
 
 STOCK = (
@@ -193,7 +194,7 @@ STOCK = (
         "committed_units_are_sold",
         "rules: numbers",
         "Held and allocated units count as available.",
-        (NUMBERS, "raw = on_hand - unavailable - committed", "raw = on_hand - unavailable"),
+        (NUMBERS, "    raw = physical - committed\n", "    raw = physical\n"),
         caught_by="tests/stock/test_availability.py",
     ),
     bug(
@@ -207,14 +208,14 @@ STOCK = (
         "buffer_replaces_safety_stock",
         "rules: numbers",
         "A buffer is not added on top of the safety stock.",
-        (POLICIES, "(safety_stock or 0) + (buffer or 0)", "max(safety_stock or 0, buffer or 0)"),
+        (POLICIES, "(safety_stock or 0) + on_top", "max(safety_stock or 0, on_top)"),
         caught_by="tests/stock/test_policies.py",
     ),
     bug(
         "missing_is_zero",
         "rules: status",
         "A key without count or receipt is OUT_OF_STOCK instead of UNKNOWN.",
-        (NUMBERS, "    if not known:\n", "    if False:\n"),
+        (NUMBERS, "    if not known or terms.stale:\n", "    if terms.stale:\n"),
         caught_by="tests/stock/test_availability.py",
     ),
     bug(
@@ -394,5 +395,93 @@ STOCK = (
         "A record promises a delivery for a time that is over.",
         (SUPPLY, "eta_us is not None and eta_us > clock_us", "eta_us is not None"),
         caught_by="tests/stock/test_supply.py",
+    ),
+    bug(
+        "a_late_item_counts_again",
+        "rules: items",
+        "A replayed item takes the place of the newer one that the state has already.",
+        (ITEMS, "        if known is not None and offset <= known.applied:\n", "        if False:\n"),
+        caught_by="tests/stock/test_items.py",
+    ),
+    bug(
+        "items_are_not_saved",
+        "rules: items",
+        "After a restart a delisted SKU is for sale again.",
+        (LEDGER, "        records.extend(self.items.flush())\n", ""),
+        caught_by="tests/stock/test_items.py",
+    ),
+    bug(
+        "a_null_for_each_change_of_a_delisted_key",
+        "rules: items",
+        "What is told of a delisted SKU's stock is published as one more null each time.",
+        (OUTLET, "        return DELISTED_DIGEST\n", "        pass\n"),
+        caught_by="tests/stock/test_items.py",
+    ),
+    bug(
+        "preorders_sell_stock",
+        "rules: status",
+        "A SKU that is only for preorder sells what is on hand.",
+        (NUMBERS, " and not terms.stale and lifecycle != _PREORDER:", " and not terms.stale:"),
+        caught_by="tests/stock/test_availability.py",
+    ),
+    bug(
+        "discontinued_does_not_sell_through",
+        "rules: status",
+        "A discontinued SKU may still be backordered.",
+        (NUMBERS, "    if lifecycle == _DISCONTINUED:\n", "    if False:\n"),
+        caught_by="tests/stock/test_availability.py",
+    ),
+    bug(
+        "a_share_is_rounded_down",
+        "rules: numbers",
+        "Of a share of the physical stock the last part of a unit is sold.",
+        (NUMBERS, "-(-physical * terms.percent // 100)", "physical * terms.percent // 100"),
+        caught_by="tests/stock/test_availability.py",
+    ),
+    bug(
+        "a_policy_begins_at_once",
+        "rules: policies",
+        "A dated policy holds before its start.",
+        (POLICIES, "        holds = begun and not over\n", "        holds = not over\n"),
+        caught_by="tests/stock/test_policy_scopes.py",
+    ),
+    bug(
+        "a_policy_never_ends",
+        "rules: policies",
+        "A dated policy holds after its end.",
+        (POLICIES, "        holds = begun and not over\n", "        holds = begun\n"),
+        caught_by="tests/stock/test_policy_scopes.py",
+    ),
+    bug(
+        "a_mode_limits_backorders",
+        "rules: policies",
+        "The backorder limit of one mode's policy holds for the whole key.",
+        (
+            POLICIES,
+            "if p.scope.mode in (None, mode) and p.scope.channel in (None, channel)]",
+            "if (mode is None or p.scope.mode in (None, mode)) and p.scope.channel in (None, channel)]",
+        ),
+        caught_by="tests/stock/test_policy_scopes.py",
+    ),
+    bug(
+        "terms_forget_the_item",
+        "rules: policies",
+        "A SKU that changes its category keeps the terms of the old one.",
+        (POLICIES, "            if of_sku is None or of_sku[0] is not item:\n", "            if of_sku is None:\n"),
+        caught_by="tests/stock/test_policy_scopes.py",
+    ),
+    bug(
+        "one_voice_makes_a_location_fresh",
+        "rules: freshness",
+        "A location with two silent feeds is fresh as soon as one of them is heard.",
+        (POLICIES, "            silent.remove(kind)\n", "            silent.clear()\n"),
+        caught_by="tests/stock/test_freshness.py",
+    ),
+    bug(
+        "a_stale_location_stays_known",
+        "rules: freshness",
+        "Where no policy says what to keep back, a stale location goes on selling.",
+        (POLICIES, "        stale=stale_buffer is None,\n", "        stale=False,\n"),
+        caught_by="tests/stock/test_freshness.py",
     ),
 )

@@ -129,7 +129,7 @@ def right_world() -> World:
     pos, wms, orders = topics.POS_SALES, topics.WMS_MOVEMENTS, topics.ORDER_RESERVATIONS
     policy = {"type": "policy.set", "id": "p", "source": "test", "occurred_at": "2020-01-01T08:00:00Z"}
     buffer = {**policy, "policy": "near", "scope": {"sku": "SKU-3"}, "values": {"safety_stock": 1}}
-    later = {**policy, "policy": "later", "scope": {"brand": "x"}, "values": {"safety_stock": 1}}
+    later = {**policy, "policy": "later", "scope": {"colour": "x"}, "values": {"safety_stock": 1}}
     world = World(
         inputs=[
             told(wms, "applied", "wms.count", "SKU-1", id="c-1", units=10),
@@ -191,7 +191,7 @@ def right_world() -> World:
     )
     world.settle()
     world.letters[topics.STOCK_SETTINGS.name, 0, 1] = (
-        "not_supported_yet",
+        "bad_field",
         b"policy:later",
         msgspec.json.encode(later),
     )
@@ -416,7 +416,13 @@ _OUTCOMES = f"outcomes: partition {HOME} "
         (valid_fact_refused, ["refusals: pos-sales.v1[0]@4 was refused as '', but it is valid"]),
         (letter_changed, ["dead letters: the letter about pos-sales.v1[0]@3 changed its key or value"]),
         (letter_about_nothing, ["dead letters: a letter is about pos-sales.v1[0]@77, which is not there"]),
-        (setting_not_refused, ["refusals: stock-settings.v1[0]@1 was not refused: not supported yet: brand"]),
+        (
+            setting_not_refused,
+            [
+                "refusals: stock-settings.v1[0]@1 was not refused: "
+                "not decodable: Object contains unknown field `colour` - at `$.scope`"
+            ],
+        ),
     ],
     ids=lambda value: value.__name__ if callable(value) else "found",
 )

@@ -9,11 +9,20 @@ from typing import Any
 import msgspec
 import pytest
 
-from schemas.events import DETAIL_LENGTH_MAX, EVENT_BYTES_MAX, REASONS, Refusal, check_names, decode, type_of
+from schemas.events import (
+    DETAIL_LENGTH_MAX,
+    EVENT_BYTES_MAX,
+    REASONS,
+    Refusal,
+    check_names,
+    decode,
+    decode_item,
+    type_of,
+)
 from schemas.records import micros
 from stock.events import ID_LENGTH_MAX, UNITS_MAX, PosSale, WmsCount, WmsStatusChanged
 
-POS, WMS, ORDERS, ITEMS = range(4)
+POS, WMS, ORDERS = range(3)
 NOW = datetime(2026, 11, 22, 10, 15, tzinfo=timezone.utc)
 NOW_US = micros(NOW)
 
@@ -187,8 +196,6 @@ MORE: dict[str, dict[str, Any]] = {
 }
 NOT_YET = [
     *(case(kind, ORDERS, wire(SALE, type=kind, **own)) for kind, own in MORE.items()),
-    case("item.set", ITEMS, wire(SALE, type="item.set", brand="b", category="c", lifecycle="active")),
-    case("a delisted item", ITEMS, None),
     case("a net count", WMS, wire(COUNT, basis="net")),
     case("a count of one state", WMS, wire(COUNT, state="damaged")),
 ]
@@ -207,9 +214,35 @@ def test_what_is_not_supported_must_still_be_well_formed(kind: str) -> None:
     assert refusal(ORDERS, wire(SALE, type=kind, **{**MORE[kind], name: None})).reason == "missing_field"
 
 
-def test_an_item_without_bytes_is_empty() -> None:
-    """Only a real null delists."""
-    assert refusal(ITEMS, b"").reason == "empty"
+ITEM = {
+    "type": "item.set", "id": "i", "source": "s", "occurred_at": "2026-11-22T10:00:00Z",
+    "sku": "SKU-1", "brand": "b", "category": "c", "lifecycle": "active",
+}  # fmt: skip
+ITEMS = [
+    case("an item", b"SKU-1", wire(ITEM), None),
+    case("a removal", b"SKU-1", None, None),
+    case("a removal of nothing", None, None, "empty"),
+    case("a removal whose key is no text", b"\xff", None, "bad_field"),
+    case("nothing", b"SKU-1", b"", "empty"),
+    case("another key", b"SKU-2", wire(ITEM), "bad_field"),
+    case("no key", None, wire(ITEM), "bad_field"),
+    case("no brand", b"SKU-1", wire(ITEM, brand=None), "missing_field"),
+    case("an unknown lifecycle", b"SKU-1", wire(ITEM, lifecycle="gone"), "bad_field"),
+    case("a sale", b"SKU-1", wire(SALE), "wrong_topic"),
+    case("not JSON", b"SKU-1", b"{", "not_json"),
+    case("tomorrow's", b"SKU-1", wire(ITEM, occurred_at="2026-11-23T10:00:00Z"), "in_future"),
+    case("a long category", b"SKU-1", wire(ITEM, category="c" * 257), "limit"),
+    case("no source", b"SKU-1", wire(ITEM, source=""), "bad_field"),
+    case("a giant", b"SKU-1", wire(ITEM, name="x" * EVENT_BYTES_MAX), "too_large"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "reason"), ITEMS)
+def test_an_item_stands_under_its_sku(key: bytes | None, value: bytes | None, reason: str | None) -> None:
+    """So that compaction keeps the newest one, and a real null removes it."""
+    found = decode_item(key, value, NOW_US)
+    assert (found.reason if isinstance(found, Refusal) else None) == reason
+    assert reason is not None or found.sku == "SKU-1"  # type: ignore[union-attr]
 
 
 NAMES = [

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from schemas.events import EVENT_BYTES_MAX, REASONS, Refusal, decode_setting, setting_key
-from stock.events import LocationSet, PolicyRemoved, PolicySet
+from stock.events import LocationSet, PolicyRemoved, PolicySet, SourceAlive
 from stock.times import micros
 
 SAID = {"id": "1", "source": "planning", "occurred_at": "2026-11-22T08:00:00Z"}
@@ -37,6 +37,15 @@ def wire(message: dict[str, Any], **changed: Any) -> bytes:
     return json.dumps({name: value for name, value in {**message, **changed}.items() if value is not None}).encode()
 
 
+EVERY_VALUE = {
+    "safety_stock": 1, "safety_percent": 2, "buffer": 3, "low_stock_enter": 4, "low_stock_exit": 5,
+    "backorder_limit": 6, "reorder_point": 7, "enabled": False, "stale_buffer": 8, "quota": 9,
+    "network_safety_stock": 0,
+}  # fmt: skip
+EVERY_SCOPE = {
+    "sku": "s", "location": "l", "channel": "web", "mode": "ship",
+    "category": "c", "brand": "b", "region": "r", "location_kind": "3pl",
+}  # fmt: skip
 ACCEPTED = [
     case("a policy", b"policy:p", wire(POLICY), PolicySet),
     case("everywhere", b"policy:p", wire(POLICY, scope={}), PolicySet),
@@ -45,6 +54,10 @@ ACCEPTED = [
     case("a location", b"location:STORE-042", wire(LOCATION), LocationSet),
     case("a described location", b"location:STORE-042", wire(LOCATION, **DESCRIBED), LocationSet),
     case("unknown extra fields", b"policy:p", wire(POLICY, comment="why"), PolicySet),
+    case("every value", b"policy:p", wire(POLICY, values=EVERY_VALUE), PolicySet),
+    case("every scope", b"policy:p", wire(POLICY, scope=EVERY_SCOPE), PolicySet),
+    case("a date", b"policy:p", wire(POLICY, valid_from="2026-11-22T08:00:00Z"), PolicySet),
+    case("a feed", b"alive:A:pos", wire(ALIVE), SourceAlive),
     case("another alphabet", "policy:Größe".encode(), wire(POLICY, policy="Größe"), PolicySet),
 ]  # fmt: skip
 
@@ -72,10 +85,10 @@ REFUSED = [
     case("an absurd value", b"policy:p", wire(POLICY, values={"buffer": 10**12}), "bad_field"),
     case("more than everything", b"policy:p", wire(POLICY, values={"safety_percent": 101}), "bad_field"),
     case("a mode that is none", b"policy:p", wire(POLICY, scope={"mode": "drone"}), "bad_field"),
-    case("a value not supported yet", b"policy:p", wire(POLICY, values={"quota": 0}), "not_supported_yet"),
-    case("a scope not supported yet", b"policy:p", wire(POLICY, scope={"category": "bakery"}), "not_supported_yet"),
-    case("a date", b"policy:p", wire(POLICY, valid_from="2026-11-22T08:00:00Z"), "not_supported_yet"),
-    case("a feed", b"alive:A:pos", wire(ALIVE), "not_supported_yet"),
+    case("a date without a zone", b"policy:p", wire(POLICY, valid_from="2026-11-22T08:00:00"), "bad_field"),
+    case("a feed of another", b"alive:A:wms", wire(ALIVE), "bad_field"),
+    case("a feed of no kind", b"alive:A:erp", wire(ALIVE, feed="erp"), "bad_field"),
+    case("a feed of a place with a bar", b"alive:a|b:pos", wire(ALIVE, location="a|b"), "bad_field"),
     case("a key of another policy", b"policy:q", wire(POLICY), "bad_field"),
     case("a key of a location", b"location:p", wire(POLICY), "bad_field"),
     case("no key", None, wire(POLICY), "bad_field"),

@@ -86,10 +86,11 @@ class PartitionLog:
                 high = middle
         return self.records[low] if low < len(self.records) else None
 
-    def compact(self, appended_before: float) -> int:
+    def compact(self, appended_before: float, keeps_deletions: bool) -> int:
         """Drop what a later record of its key replaces, and deletions, as far as both are old; how many went.
 
-        As the broker's cleaner does: a record younger than the compaction lag replaces nothing yet.
+        As the broker's cleaner does: a record younger than the compaction lag replaces nothing yet, and where readers
+        go on from where they were, deletions are kept for longer than a run lasts.
         """
         newest = {record.key: record.offset for record in self.records if record.appended_at < appended_before}
         kept = [
@@ -97,7 +98,7 @@ class PartitionLog:
             for record in self.records
             if record.appended_at >= appended_before
             or record.offset == self.end - 1
-            or (newest[record.key] == record.offset and record.value is not None)
+            or (newest[record.key] == record.offset and (record.value is not None or keeps_deletions))
         ]
         gone = len(self.records) - len(kept)
         self.records = kept

@@ -21,9 +21,9 @@ from schemas.topics import (
     TOPICS,
     partition_of,
 )
-from stock.events import PosSale, ReservationCreated, ReservationRenewed, StockFact, WmsAdjustment
+from stock.events import ItemSet, PosSale, ReservationCreated, ReservationRenewed, StockFact, WmsAdjustment
 from stockflow.settings import Settings
-from tests.oracle import Fact, Removed, Setting
+from tests.oracle import Delisted, Fact, Removed, Setting
 from tests.simulation.clients import LEASE_S, Host, Troubles
 from tests.simulation.commits import unsaid
 from tests.simulation.endings import go_in_order
@@ -70,6 +70,7 @@ class Told:
 
     facts: list[tuple[int, Fact]] = field(default_factory=list)  # with the order of its append
     placed: list[tuple[int, Fact]] = field(default_factory=list)  # the same, with their partition
+    items: list[tuple[int, Fact]] = field(default_factory=list)  # with their partition
     settings: list[Setting] = field(default_factory=list)
     refused_settings: dict[tuple[str, int, int], bytes | None] = field(default_factory=dict)
     poison: dict[tuple[str, int, int], tuple[bytes | None, bytes | None]] = field(default_factory=dict)
@@ -246,6 +247,10 @@ class Simulation:
             fact = Fact(topic, record.offset, message)
             self.told.facts.append((record.order, fact))
             self.told.placed.append((partition, fact))
+        elif isinstance(message, ItemSet | Delisted):
+            partition = partition_of(message.sku, self.plan.partitions)
+            record = self.broker.append(topic, partition, key.encode(), value, (), "master data")
+            self.told.items.append((partition, Fact(topic, record.offset, message)))
         else:
             # All settings stand in one partition: the order of two for one key is the order of their log.
             record = self.broker.append(topic, 0, key.encode(), value, (), "planning")
@@ -407,7 +412,11 @@ class Simulation:
     def compaction(self) -> None:
         """The broker's cleaner runs."""
         before = max(self.timeline.now - COMPACTION_LAG_S, self._rested_at)
-        gone = sum(log.compact(before) for log in self.broker.logs.values() if log.compacted)
+        gone = sum(
+            log.compact(before, keeps_deletions=log.topic != STOCK_STATE.name)
+            for log in self.broker.logs.values()
+            if log.compacted
+        )
         if gone:
             self.timeline.tell(f"broker: compacts {gone} records away")
 

@@ -85,7 +85,7 @@ class FakeWire:
         self.failures.append(str(error))
 
     def availability(
-        self, partition: int, records: Sequence[tuple[str, bytes]], done: Delivered, headers: Any = ()
+        self, partition: int, records: Sequence[tuple[str, bytes | None]], done: Delivered, headers: Any = ()
     ) -> None:
         self.logs["availability"].in_flight.extend((key.encode(), value, [], done) for key, value in records)
 
@@ -110,7 +110,7 @@ class Window:
         self.desk = desk
         self.wire: FakeWire = more.pop("wire", None) or FakeWire()
         self.stats = OutletStats()
-        self.published: list[tuple[int, str, bytes, int, int]] = []
+        self.published: list[tuple[int, str, bytes | None, int, int]] = []
         self.outlet = Outlet(
             self.wire,
             more.get("partition", 0),

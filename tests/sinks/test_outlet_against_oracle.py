@@ -14,19 +14,18 @@ import msgspec
 import pytest
 
 from schemas.dead_letters import origin
-from schemas.events import Refusal, decode
 from schemas.records import micros, moment, split_availability_key
 from schemas.state import CommitMetadata, decode_metadata, open_envelope
 from schemas.topics import KEYED_INPUTS
 from sinks.outlet import Letter
-from stock.events import StockFact, WmsAdjustment
+from stock.events import ItemSet, StockFact, WmsAdjustment
 from stock.ledger import Ledger
 from stock.policies import Policies
-from tests.oracle import Fact, Setting, disagreements, expected
+from tests.oracle import Delisted, Fact, Setting, disagreements, expected
 from tests.sinks.fake_wire import FakeMessage, FakeWire, Window
 from tests.stock.facts import TOPICS, Desk, us
 from tests.strategies import SeededChoice, Storyteller, Told, World, to_wire
-from tests.test_ledger_against_oracle import POISON, take_setting
+from tests.test_ledger_against_oracle import POISON, Record, take, take_setting
 
 STEP_S = 0.05
 WIDE = World(null_settings=True)
@@ -45,7 +44,7 @@ class Life:
         self.story = Storyteller(SeededChoice(seed), WIDE if seed % 2 else NARROW)
         self.policies = Policies()
         self.settings: list[Setting] = []
-        self.inputs: list[list[tuple[bytes, int, Fact | None]]] = [[] for _ in KEYED_INPUTS]
+        self.inputs: list[list[Record]] = [[] for _ in KEYED_INPUTS]
         self.wire = FakeWire()
         self.committed: tuple[tuple[int, ...], CommitMetadata | None] = (START, None)
         self.generation = 0
@@ -65,29 +64,29 @@ class Life:
             told = Told(told.at, msgspec.structs.replace(FLIP, id=f"f{self.flips}", occurred_at=told.at, units=units))
         self.now = max(self.now, (told.at - self.story.world.start).total_seconds())
         name, key, value = to_wire(told.message)
-        if isinstance(told.message, StockFact):
-            assert value is not None
+        if isinstance(told.message, StockFact | ItemSet | Delisted):
             topic = TOPICS[name]
-            self.inputs[topic].append((value, micros(told.at), Fact(name, len(self.inputs[topic]), told.message)))
+            fact = Fact(name, len(self.inputs[topic]), told.message)
+            self.inputs[topic].append(Record(value, micros(told.at), fact, key.encode()))
         else:
+            for change in self.policies.advance(us(self.now)):
+                self.window.outlet.look_again(*change)
             self.settings.append(take_setting(self.policies, key, value))
             self.window.outlet.look_again(None, None, None)
         if self.chance.random() < 0.03:
-            self.inputs[self.chance.randrange(3)].append((POISON, micros(told.at), None))
+            self.inputs[self.chance.randrange(3)].append(Record(POISON, micros(told.at), None))
 
     def consume(self, topic: int) -> None:
         """The next record of a topic reaches the ledger, or the dead letters."""
         offset = self.next[topic]
-        value, stamp, _ = self.inputs[topic][offset]
+        record = self.inputs[topic][offset]
         self.next[topic] += 1
         ledger = self.window.ledger
-        event = decode(topic, value, stamp)
-        if isinstance(event, Refusal):
+        refusal = take(ledger, topic, offset, record.key, record.value, record.timestamp_us)
+        if refusal is not None:
             ledger.refuse(topic, offset)
-            message: Any = FakeMessage(None, value, offset, KEYED_INPUTS[topic].name)
-            self.window.outlet.refuse([Letter(message, event, topic)], us(self.now))
-        else:
-            ledger.apply(event, topic, offset, stamp)
+            message: Any = FakeMessage(None, record.value, offset, KEYED_INPUTS[topic].name)
+            self.window.outlet.refuse([Letter(message, refusal, topic)], us(self.now))
 
     def unread(self) -> list[int]:
         return [topic for topic, log in enumerate(self.inputs) if self.next[topic] < len(log)]
@@ -96,6 +95,8 @@ class Life:
         """One turn of the publisher."""
         window, outlet = self.window, self.window.outlet
         self.now += STEP_S
+        for change in self.policies.advance(us(self.now)):
+            outlet.look_again(*change)
         if outlet.catching_up and not self.unread():
             outlet.caught_up()
         if not outlet.catching_up:
@@ -169,13 +170,15 @@ class Life:
     def problems(self) -> list[str]:
         now = moment(us(self.now))
         assert now is not None
-        facts = [fact for log in self.inputs for _, _, fact in log if fact is not None]
-        found = {}
+        facts = [record.fact for log in self.inputs for record in log if record.fact is not None]
+        found: dict[tuple[str, str], Any] = {}
         newest: dict[bytes, int] = {}
         wrong = []
         for key, value, _ in self.wire.logs["availability"].records:
             assert key is not None
-            assert value is not None
+            if value is None:
+                found[split_availability_key(key.decode())] = None
+                continue
             record = msgspec.json.decode(value)
             if record["version"] <= newest.get(key, 0):
                 wrong.append(f"{key.decode()}: version {record['version']} after {newest[key]}")
@@ -189,8 +192,8 @@ class Life:
         poison = {
             (KEYED_INPUTS[topic].name, 0, offset)
             for topic, log in enumerate(self.inputs)
-            for offset, (_, _, fact) in enumerate(log)
-            if fact is None
+            for offset, record in enumerate(log)
+            if record.fact is None
         }
         if letters != poison:
             wrong.append(f"dead letters {letters}, expected {poison}")

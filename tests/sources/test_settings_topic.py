@@ -27,7 +27,7 @@ def broker() -> Iterator[Broker]:
 
 
 def opened(broker: Broker) -> SettingsTopic:
-    settings = SettingsTopic({"client.id": "here"}, STOCK_SETTINGS.name, Policies())
+    settings = SettingsTopic({"client.id": "here"}, STOCK_SETTINGS.name, Policies(), broker.wall_us)
     settings.read_to_end(lambda: broker.timeline.now)
     return settings
 
@@ -56,3 +56,32 @@ def test_a_refused_setting_is_news_once(broker: Broker) -> None:
     settings = opened(broker)
     assert offsets_refused(settings) == [0]
     assert offsets_refused(settings) == []
+
+
+def test_heartbeats_and_dates_are_changes_of_the_rules(broker: Broker) -> None:
+    """A heartbeat that says nothing new is none; a promise that ends by itself is one, and so is its removal."""
+    settings = opened(broker)
+    key = b"alive:A:b:pos"  # a location may have a colon in it
+    said = '"source":"g","occurred_at":"1970-01-01T00:00:00Z"'
+
+    def heartbeat(seconds: int) -> None:
+        until = f"1970-01-01T00:00:{seconds:02d}Z"
+        value = f'{{"type":"source.alive","id":"h","location":"A:b","feed":"pos","until":"{until}",{said}}}'
+        broker.append(STOCK_SETTINGS.name, 0, key, value.encode(), (), "gateway")
+
+    def changes() -> list[tuple[str | None, str | None]]:
+        found = [*settings.poll(), *settings.poll()]
+        return [(change.location, None if change.cause is None else change.cause[0]) for change in found]
+
+    heartbeat(5)
+    assert changes() == []
+    broker.timeline.advance(6)
+    assert changes() == [("A:b", "source.stale")]
+    heartbeat(30)
+    assert changes() == [("A:b", "source.alive")]
+    heartbeat(40)
+    assert changes() == []
+    heartbeat(1)
+    assert changes() == [("A:b", "source.alive")]
+    broker.append(STOCK_SETTINGS.name, 0, key, None, (), "gateway")
+    assert changes() == [("A:b", None)]

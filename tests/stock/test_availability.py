@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from stock.availability import STATUSES, View, is_urgent, low_flags, view
 from stock.balance import HAS_BASELINE, LOW_PICKUP, LOW_SHIP, Balance
-from stock.policies import ModeTerms, Terms
+from stock.terms import ModeTerms, Terms
 
 OPEN = ModeTerms(off=None, safety_stock=0, enter=3, exit=4, policy=None)
 
@@ -97,6 +98,81 @@ def test_status_is_the_first_row_that_fits(
     """Status, reason, available and withheld of one mode."""
     found = seen(on_hand, rules=terms(mode(off=off, safety_stock=safety_stock)), flags=flags).ship
     assert (STATUSES[found.status], found.reason, found.available, found.withheld) == expected
+
+
+SHARES = [
+    case("nothing there", 0, 50, 0, 0, 0),
+    case("rounded up", 9, 10, 0, 0, 1),
+    case("even", 10, 10, 0, 0, 1),
+    case("all of it", 10, 100, 0, 0, 10),
+    case("less than the safety stock", 10, 10, 3, 0, 3),
+    case("more than the safety stock", 10, 50, 3, 0, 5),
+    case("buffers come on top of either", 10, 50, 3, 2, 7),
+    case("below zero", -10, 50, 3, 2, 5),
+]
+
+
+@pytest.mark.parametrize(("on_hand", "percent", "safety_stock", "on_top", "kept"), SHARES)
+def test_a_share_of_what_is_there_may_be_kept_back(
+    on_hand: int, percent: int, safety_stock: int, on_top: int, kept: int
+) -> None:
+    """Of the physical stock, whatever is committed; the larger of share and safety stock, then the buffers."""
+    held_back = mode(safety_stock=safety_stock + on_top, percent=percent, on_top=on_top)
+    for committed in (0, 4):
+        assert seen(on_hand, committed, terms(held_back)).ship.safety_stock == kept
+
+
+def test_a_share_is_of_what_can_be_sold() -> None:
+    """Damaged units are no stock."""
+    assert seen(20, rules=terms(mode(percent=50)), damaged=10).ship.safety_stock == 5
+
+
+BACKORDERS: list[Any] = [
+    case("stock goes first", "active", 5, 3, ("IN_STOCK", None, 5), 3),
+    case("then backorders", "active", 0, 3, ("BACKORDERABLE", None, 0), 3),
+    case("less what is owed", "active", -2, 3, ("BACKORDERABLE", None, 0), 1),
+    case("up to the limit", "active", -3, 3, ("OUT_OF_STOCK", "sold_out", 0), 0),
+    case("and no further", "active", -9, 3, ("OUT_OF_STOCK", "sold_out", 0), 0),
+    case("a preorder", "preorder", 0, 3, ("PREORDERABLE", None, 0), 3),
+    case("a preorder sells no stock", "preorder", 5, 3, ("PREORDERABLE", None, 0), 3),
+    case("a full preorder", "preorder", -3, 3, ("OUT_OF_STOCK", None, 0), 0),
+    case("what is discontinued is not ordered", "discontinued", 0, 3, ("DISCONTINUED", None, 0), 3),
+]
+
+
+@pytest.mark.parametrize(("lifecycle", "on_hand", "limit", "wanted", "left"), BACKORDERS)
+def test_more_may_be_sold_than_there_is(
+    lifecycle: Any, on_hand: int, limit: int, wanted: tuple[Any, ...], left: int
+) -> None:
+    """As far as the limit and the shortage allow."""
+    held = msgspec.structs.replace(terms(), backorder_limit=limit)
+    found = view(Balance([-1] * 4, on_hand=on_hand, flags=HAS_BASELINE), 0, held, lifecycle=lifecycle)
+    assert (STATUSES[found.ship.status], found.ship.reason, found.ship.available) == wanted
+    assert found.backorder_left == left
+
+
+def test_where_nothing_sells_nothing_is_ordered() -> None:
+    """With both modes off nothing is left of the limit; one mode that is on keeps it."""
+    off = mode(off="location_off")
+    closed = msgspec.structs.replace(terms(off), backorder_limit=3)
+    half = msgspec.structs.replace(terms(off, OPEN), backorder_limit=3)
+    assert (seen(0, rules=closed).backorder_left, statuses(seen(0, rules=closed))) == (0, ("OUT_OF_STOCK",) * 2)
+    assert (seen(0, rules=half).backorder_left, statuses(seen(0, rules=half))) == (3, ("OUT_OF_STOCK", "BACKORDERABLE"))
+
+
+STALE: list[Any] = [
+    case("stock of a silent feed", HAS_BASELINE, "active", ("UNKNOWN", "stale_source", None)),
+    case("nothing was ever known", NO_BASELINE, "active", ("UNKNOWN", "no_baseline", None)),
+    case("a preorder needs no stock", HAS_BASELINE, "preorder", ("OUT_OF_STOCK", None, 0)),
+]
+
+
+@pytest.mark.parametrize(("flags", "lifecycle", "wanted"), STALE)
+def test_what_a_silent_feed_said_is_not_known(flags: int, lifecycle: Any, wanted: tuple[Any, ...]) -> None:
+    """Unless a policy says what to keep back then, which is part of the safety stock."""
+    found = view(Balance([-1] * 4, on_hand=9, flags=flags), 0, terms(mode(stale=True)), lifecycle=lifecycle).ship
+    assert (STATUSES[found.status], found.reason, found.available) == wanted
+    assert found.withheld == 0
 
 
 def test_unknown_still_tells_what_is_known() -> None:

@@ -1,4 +1,4 @@
-"""Which values hold where: resolution per value, precedence, locations, and what is not supported yet."""
+"""Which values hold where: resolution per value, precedence, locations, and what a change forgets."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import msgspec
 import pytest
 
 from stock import policies as module
-from stock.events import PolicySet, PolicyValues, Scope
-from stock.policies import LOW_STOCK_ENTER_DEFAULT, ModeTerms, Policies, Terms, unsupported
+from stock.events import PolicySet, Scope
+from stock.items import Item
+from stock.policies import Policies
+from stock.terms import LOW_STOCK_ENTER_DEFAULT, ModeTerms, Terms
 from tests.stock.facts import location, policy, rules
 
 
@@ -212,7 +214,7 @@ def test_terms_of_single_skus_are_cached_within_a_bound(monkeypatch: pytest.Monk
     policies = rules(*(policy(f"p{i}", {"sku": f"S{i}"}, safety_stock=i) for i in range(5)))
     for _ in range(2):
         assert [policies.terms(f"S{i}", "A").ship.safety_stock for i in range(5)] == [0, 1, 2, 3, 4]
-        assert policies._cached == sum(map(len, policies._by_sku.values())) <= 2
+        assert policies._cached == sum(len(of_sku) for _, of_sku in policies._by_sku.values()) <= 2
 
 
 class Resolutions(Policies):
@@ -223,13 +225,14 @@ class Resolutions(Policies):
         self.resolved: list[tuple[str | None, str]] = []
         self.candidates = 0
 
-    def _resolve(self, sku: str | None, location: str) -> Terms:
+    def _resolve(self, sku: str | None, location: str, item: Item | None, channel: str | None = None) -> Terms:
         self.resolved.append((sku, location))
-        return super()._resolve(sku, location)
+        return super()._resolve(sku, location, item, channel)
 
-    def _mode_terms(self, candidates: list[PolicySet], mode: Any, location_on: bool) -> ModeTerms:
-        self.candidates += len(candidates)
-        return super()._mode_terms(candidates, mode, location_on)
+    def _candidates(self, sku: str | None, location: str | None, item: Item | None) -> list[PolicySet]:
+        found = super()._candidates(sku, location, item)
+        self.candidates += len(found)
+        return found
 
 
 def test_the_change_of_one_skus_policy_forgets_only_that_skus_terms() -> None:
@@ -296,51 +299,12 @@ def test_a_policy_costs_the_same_however_many_there_are() -> None:
         policies.set_policy(policy(f"p{i}", {"sku": f"S{i}"}, safety_stock=i))
         assert policies.terms(f"S{i}", "A").ship.safety_stock == i
     assert len(policies.resolved) == 20_000
-    assert policies.candidates == 2 * 20_000, "each mode looks at the SKU's own policy and at no other"
+    assert policies.candidates == 20_000, "each SKU looks at its own policy and at no other"
     for i in range(0, 20_000, 1_000):
         assert policies.terms(f"S{i}", "A").ship.safety_stock == i
     assert len(policies.resolved) == 20_000, "what was resolved stays"
 
 
-UNSUPPORTED = [
-    *(case(f"scope {name}", {name: "x"}, {}, f"scope.{name}") for name in ("channel", "category", "brand", "region")),
-    case("scope location_kind", {"location_kind": "store"}, {}, "scope.location_kind"),
-    *(
-        case(f"value {name}", {}, {name: 0}, f"values.{name}")
-        for name in (
-            "safety_percent",
-            "backorder_limit",
-            "reorder_point",
-            "stale_buffer",
-            "quota",
-            "network_safety_stock",
-        )
-    ),
-    case(
-        "everything that is",
-        {"sku": "S", "location": "A", "mode": "ship"},
-        {"safety_stock": 1, "buffer": 1, "low_stock_enter": 1, "low_stock_exit": 2, "enabled": True},
-        None,
-    ),
-    case("nothing at all", {}, {}, None),
-]
-
-
-@pytest.mark.parametrize(("scope", "values", "missing"), UNSUPPORTED)
-def test_what_is_not_evaluated_is_named(scope: dict[str, Any], values: dict[str, Any], missing: str | None) -> None:
-    """A policy that would be half understood is to be refused whole, even by a value of zero."""
-    assert unsupported(policy("p", scope, **values)) == missing
-
-
-@pytest.mark.parametrize("field", ["valid_from", "valid_until"])
-def test_dated_policies_are_not_evaluated(field: str) -> None:
-    """Until they are, they are refused rather than held for ever."""
-    dated = msgspec.structs.replace(policy("p", buffer=1), **{field: datetime(2026, 1, 1, tzinfo=timezone.utc)})
-    assert unsupported(dated) == "valid_from/valid_until"
-
-
-def test_every_field_is_either_supported_or_refused() -> None:
-    """A field added later cannot be overlooked by `unsupported`."""
-    assert set(Scope.__struct_fields__) >= module.SUPPORTED_SCOPE
-    assert set(PolicyValues.__struct_fields__) >= module.SUPPORTED_VALUES
+def test_every_scope_field_has_its_rank() -> None:
+    """A field added later cannot be overlooked."""
     assert set(module._RANKED_FIELDS) == set(Scope.__struct_fields__)
