@@ -97,7 +97,11 @@ KINDS: dict[int, tuple[str, ...]] = {
         "wms.count",
         "wms.status_changed",
         "transfer.shipped",
+        "transfer.received",
+        "transfer.rescheduled",
+        "transfer.cancelled",
         "inbound.expected",
+        "inbound.cancelled",
     ),
     ORDERS: (
         "reservation.created",
@@ -237,6 +241,13 @@ class Generator:
             return {**order_line, **chance.choice(({}, order))}
         if kind in ("order.deallocated", "order.fulfilled"):
             return order_line
+        eta = {"eta": self._time(chance.choice((-60, 60, 3_600, 10**9)))}
+        if kind.startswith("transfer."):
+            more = eta if kind == "transfer.rescheduled" else chance.choice(({}, eta))
+            to = {"to_location": chance.choice(LOCATIONS)}
+            return {"transfer": chance.choice(ORDERS_NAMED), "final": chance.random() < 0.3, **to, **more}
+        if kind.startswith("inbound."):
+            return {"inbound": chance.choice(ORDERS_NAMED), **eta}
         return {**self._setting(kind), **maybe} if kind in KINDS[SETTINGS] + KINDS[ITEMS] else {**maybe, **state}
 
     def _setting(self, kind: str) -> dict[str, Any]:

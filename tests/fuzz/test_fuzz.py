@@ -19,7 +19,7 @@ from tests.fuzz.world import World
 
 FRESH_INPUTS = 20_000
 SEED = 20_261_122
-CORPUS_MAX = 300
+CORPUS_MAX = 600
 
 
 @pytest.fixture(scope="module")
