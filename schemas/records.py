@@ -77,6 +77,38 @@ class Availability(Struct, frozen=True, gc=False):
     changed_at: datetime
 
 
+class Alternative(Struct, frozen=True, gc=False):
+    """What could be had instead of what was requested: units at a location in a mode, now or (`at`) at a time."""
+
+    location: str
+    mode: str
+    units: int
+    at: datetime | None
+
+
+class ReservationVerdict(Struct, frozen=True, gc=False):
+    """One record of `reservation-verdicts.v1`: the answer to a `reservation.requested`, which is kept.
+
+    `units` are those that are held now, of which `backordered` are not in stock and expected at `expected_at`, as far
+    as that is known. `available`: what could be had there as it was decided, None if that was not known.
+    """
+
+    reservation: str
+    line: str | None
+    request_id: str
+    sku: str
+    location: str
+    mode: str
+    verdict: str
+    units: int
+    backordered: int
+    expires_at: datetime | None
+    available: int | None
+    expected_at: datetime | None
+    reason: str | None
+    alternatives: list[Alternative]
+
+
 # Left out when two records are compared: they never make a record by themselves.
 VOLATILE_FIELDS = frozenset({"version", "lane", "cause", "sources", "changed_at"})
 
@@ -96,6 +128,18 @@ def decode_availability(value: bytes) -> Availability:
         msgspec.ValidationError: the value is not such a record.
     """
     return _availability_decoder.decode(value)
+
+
+_verdict_decoder = msgspec.json.Decoder(ReservationVerdict)
+
+
+def decode_verdict(value: bytes) -> ReservationVerdict:
+    """The typed record of one `reservation-verdicts.v1` value.
+
+    Raises:
+        msgspec.ValidationError: the value is not such a record.
+    """
+    return _verdict_decoder.decode(value)
 
 
 def cloudevents_headers(key: str, record: Availability, traceparent: bytes | None) -> list[tuple[str, bytes]]:

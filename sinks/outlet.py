@@ -19,15 +19,28 @@ from confluent_kafka import KafkaError, Message
 
 from schemas.dead_letters import Header, fitting, headers_for
 from schemas.events import Refusal
-from schemas.records import EPOCH, Availability, Cause, Sources, cloudevents_headers, encode, micros, moment
+from schemas.records import (
+    EPOCH,
+    Alternative,
+    Availability,
+    Cause,
+    ReservationVerdict,
+    Sources,
+    cloudevents_headers,
+    encode,
+    micros,
+    moment,
+)
 from schemas.state import COUNTER_MAX, JOURNAL_PREFIX, OUTCOMES_KEY, encode_metadata, seal
 from sinks.latency import LaneLatencies
 from stock.availability import DELISTED, STATUSES, View, is_urgent
 from stock.balance import Balance
 from stock.balance import Cause as CauseValues
 from stock.ledger import Ledger
+from stock.verdicts import Decision, is_verdict_key
 
 COMPLETE_INTERVAL_S = 5.0  # How long digests of acknowledged records may stay unsaved, unless a cut writes their key.
+ANSWER_INTERVAL_S = 0.01  # Whoever has asked for a reservation waits for a cut.
 SWEEP_KEYS = 500  # Keys looked at per turn when rules changed: about a millisecond, so events hardly wait.
 PASS_KEYS = 20 * SWEEP_KEYS  # ... and passed by, if the change does not concern them.
 DELISTED_DIGEST = 1  # Stored. Of a null record: what is on hand of a delisted SKU makes no other one.
@@ -95,6 +108,26 @@ def record_of(
     )
 
 
+def verdict_of(sku: str, decision: Decision) -> ReservationVerdict:
+    """The answer to a request, as it is published."""
+    return ReservationVerdict(
+        decision.reservation,
+        decision.line,
+        decision.id,
+        sku,
+        decision.location,
+        decision.mode,
+        decision.verdict,
+        decision.units,
+        decision.backordered,
+        moment(decision.expires_at_us),
+        decision.available,
+        moment(decision.expected_at_us),
+        decision.reason,
+        [Alternative(one.location, one.mode, one.units, moment(one.at_us)) for one in decision.alternatives],
+    )
+
+
 def headers_of(message: Message) -> list[Any] | None:
     """A record's headers, or None if the client cannot read a header's name: Kafka itself takes any bytes."""
     try:
@@ -140,6 +173,9 @@ class Wire(Protocol):
     def state(self, partition: int, records: Sequence[tuple[str, bytes | None]], done: Delivered) -> None:
         """Append state records, in order, and call back for each."""
 
+    def verdicts(self, partition: int, records: Sequence[tuple[str, bytes]], done: Delivered) -> None:
+        """Append answers to requests, in order, and call back for each."""
+
 
 Delivered = Callable[["KafkaError | None", Message], None]
 StateRecords = list[tuple[str, "bytes | None"]]
@@ -182,20 +218,22 @@ class _Cut:
     letters_sent: int
     waiting: set[str]
     stages: deque[StateRecords]  # what is still to be sent, each when all before it is acknowledged
+    answers: list[tuple[str, Decision]]  # to requests: sent once all stages are acknowledged
 
 
 def in_stages(records: Iterable[tuple[str, bytes | None]]) -> deque[StateRecords]:
     """A flush in the stages in which it must reach the log, each only once all of the one before it is acknowledged.
 
-    Ids and movements first, then what they happened to, the totals last. The order of sending alone is no order of
-    landing: a client goes on with later records after one has failed.
+    Ids, movements and decisions first, then what they happened to, the totals last. The order of sending alone is no
+    order of landing: a client goes on with later records after one has failed.
     """
     stages: tuple[StateRecords, StateRecords, StateRecords] = ([], [], [])
     for key, value in records:
         if key == OUTCOMES_KEY:
             stages[2].append((key, value))
         else:
-            stages[not (value is not None and key.startswith(JOURNAL_PREFIX))].append((key, value))
+            first = value is not None and (key.startswith(JOURNAL_PREFIX) or is_verdict_key(key))
+            stages[not first].append((key, value))
     return deque(stage for stage in stages if stage)
 
 
@@ -222,6 +260,7 @@ class OutletStats:
     state_records: int = 0
     letters_by_reason: dict[str, int] = field(default_factory=dict)
     foreign_writes: int = 0
+    verdicts: int = 0
 
 
 class Outlet:
@@ -286,7 +325,7 @@ class Outlet:
         self._cut_wanted_at: float | None = None
         self._complete_at = 0.0
         self._committed: tuple[int, ...] | None = None
-        self._requested: _Cut | None = None
+        self.verdicts_under_way = 0
 
     # Availability
 
@@ -517,6 +556,7 @@ class Outlet:
         stages = in_stages(
             (key, None if packed is None else seal + packed) for key, packed in self.ledger.flush(in_doubt, complete)
         )
+        answers, self.ledger.answers = self.ledger.answers, []
         self._cut_at, self._cut_wanted_at = now, None
         # What a restart must show again stays in its tail until it has been shown.
         tail_start = self._tail_start if self._shown else self.availability_stream.next_offset
@@ -529,6 +569,7 @@ class Outlet:
             self.letters_stream.sent,
             set(self._waiting),
             stages,
+            answers,
         )
         self._send_stage(self._cut)
 
@@ -544,11 +585,13 @@ class Outlet:
         One that is wanted waits up to another interval for the acknowledgements under way: a digest that is known then
         needs no record of its own later.
         """
+        ledger = self.ledger
+        if ledger.answers:
+            interval_s = min(interval_s, ANSWER_INTERVAL_S)
         if self._cut is not None or now < self._cut_at + interval_s or self.has_gap:
             return False
-        ledger = self.ledger
         unsaved = ledger.unsaved and now >= self._complete_at + COMPLETE_INTERVAL_S
-        if not (ledger.dirty or unsaved or tuple(ledger.totals.positions) != self._committed):
+        if not (ledger.dirty or ledger.answers or unsaved or tuple(ledger.totals.positions) != self._committed):
             return False
         if self._cut_wanted_at is None:
             self._cut_wanted_at = now
@@ -557,19 +600,37 @@ class Outlet:
     def cut_ready(self) -> tuple[tuple[int, ...], str] | None:
         """Positions and metadata of a cut whose records are all acknowledged; once."""
         cut = self._cut
+        if cut is None or cut.stages or not self.state_stream.idle or self.has_gap:
+            return None
+        if cut.answers:
+            self._give(cut)
         if (
-            cut is None
-            or cut.waiting
-            or cut.stages
-            or not self.state_stream.idle
+            cut.waiting
+            or self.verdicts_under_way
             or self.availability_stream.acked < cut.availability_sent
             or self.letters_stream.acked < cut.letters_sent
-            or self.has_gap
         ):
             return None
         self._cut = None
         self._committed = cut.positions
         return cut.positions, cut.metadata
+
+    def _give(self, cut: _Cut) -> None:
+        """Answer requests: their decisions are durable, and nobody has claimed the partition since."""
+        answers, cut.answers = cut.answers, []
+        self.verdicts_under_way += len(answers)
+        records = [(decision.reservation, encode(verdict_of(sku, decision))) for sku, decision in answers]
+        self._stats.verdicts += len(records)
+        self._wire.verdicts(self.partition, records, self._verdict_delivered)
+
+    def _verdict_delivered(self, error: KafkaError | None, message: Message) -> None:
+        if error is not None or self.closed:
+            self._undelivered(error, message)
+            return
+        if message.offset() is None:
+            self._undelivered(nowhere(), message)
+            return
+        self.verdicts_under_way -= 1
 
     @property
     def has_gap(self) -> bool:
@@ -624,7 +685,7 @@ class Outlet:
     def backlog(self) -> int:
         """Records sent and not acknowledged."""
         streams = (self.state_stream, self.availability_stream, self.letters_stream)
-        return sum(stream.sent - stream.acked for stream in streams)
+        return sum(stream.sent - stream.acked for stream in streams) + self.verdicts_under_way
 
     def close(self) -> None:
         """The partition is lost: acknowledgements that still come are nobody's business any more."""

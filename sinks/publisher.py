@@ -84,6 +84,7 @@ class OutputTopics:
     availability: str
     dead_letters: str
     state: str
+    verdicts: str
 
 
 @dataclass(frozen=True)
@@ -302,6 +303,10 @@ class Publisher:
     def state(self, partition: int, records: Sequence[tuple[str, bytes | None]], done: Delivered) -> None:
         """Append state records of one partition, in order; None deletes."""
         self._produce(self._states, self._topics.state, partition, records, done)
+
+    def verdicts(self, partition: int, records: Sequence[tuple[str, bytes]], done: Delivered) -> None:
+        """Append answers to requests of one partition, in order."""
+        self._produce(self._outputs, self._topics.verdicts, partition, records, done)
 
     def dead_letter(
         self, partition: int, key: bytes | None, value: bytes | None, headers: list[Header], done: Delivered

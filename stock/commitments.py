@@ -92,6 +92,16 @@ class Commitments:
         """Units bound at `sku|location`."""
         return self._units.get(key, 0)
 
+    def open_at(self, key: str) -> tuple[str | None, int]:
+        """Where a hold binds units now, by its state key, and how many."""
+        hold = self._orders.get(key)
+        return (hold.location, hold.open_units(self.clock_us)) if isinstance(hold, Hold) else (None, 0)
+
+    def heard(self, key: str, topic: int) -> int:
+        """Up to which offset of a topic a hold or order line has heard, by its state key; -1 if it is not known."""
+        order = self._orders.get(key)
+        return -1 if order is None else order.applied[topic]
+
     def is_full(self, sku: str, key: str) -> bool:
         """Whether a new hold or order line under this state key is one too many for the SKU."""
         return key not in self._orders and self._per_sku.get(sku, 0) >= ORDERS_PER_SKU_MAX

@@ -12,6 +12,7 @@ from stock.balance import Count
 from stock.orders import Fact, FactKind, fact
 from stock.supply import TransferFact, TransferKind, transfer_fact
 from stock.times import micros
+from stock.verdicts import Decision
 
 
 class Effect(Struct, frozen=True, gc=False):
@@ -172,6 +173,13 @@ def _deallocated(event: e.OrderDeallocated) -> Effect:
     return Effect(time_us, line=_told(event, "returned", event.units, time_us))
 
 
+def promise_of(decision: Decision) -> Effect:
+    """The effect of a request that was granted, in whole or in part: a hold."""
+    time_us, end_us = decision.occurred_us, decision.expires_at_us
+    told = fact("stated", time_us, decision.source, decision.id, decision.location, decision.units, end_us)
+    return Effect(time_us, hold=told)
+
+
 _EFFECTS: dict[type, Callable[[Any], Effect]] = {
     **dict.fromkeys(DIRECTIONS, _moved),
     e.PosVoid: _void,
@@ -191,4 +199,4 @@ _EFFECTS: dict[type, Callable[[Any], Effect]] = {
     e.OrderDeallocated: _deallocated,
 }
 
-SUPPORTED = frozenset(_EFFECTS)
+SUPPORTED = frozenset({*_EFFECTS, e.ReservationRequested})

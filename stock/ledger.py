@@ -8,6 +8,7 @@ The ledger neither reads a clock nor does I/O. It says what happened by return v
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -35,13 +36,16 @@ from stock.commitments import (
     is_order_key,
     line_key,
 )
-from stock.effects import BASELINES, DIRECTIONS, Effect, effect_of
+from stock.effects import BASELINES, DIRECTIONS, Effect, effect_of, promise_of
 from stock.events import (
+    Coordinates,
     InboundExpected,
     ItemSet,
+    LocationSet,
     OrderAllocated,
     PosReturn,
     ReservationCreated,
+    ReservationRequested,
     StockFact,
     TransferReceived,
     TransferShipped,
@@ -51,7 +55,19 @@ from stock.items import ACTIVE, Items, check_item, is_item_key
 from stock.policies import Policies
 from stock.recent import Recent, Row, check_chunk
 from stock.supply import Supply, check_supply, inbound_key, is_supply_key, transfer_key
+from stock.terms import Terms
 from stock.times import micros
+from stock.verdicts import (
+    Decision,
+    Offer,
+    Verdicts,
+    check_decision,
+    decide,
+    distance_km,
+    is_verdict_key,
+    offer_of,
+    verdict_key,
+)
 
 # Stored. The position of an outcome is what journal records keep. Outcomes exclude each other.
 OUTCOMES = ("applied", "duplicate", "absorbed", "echo", "dead_letter")
@@ -113,6 +129,8 @@ def check_packed(key: str, packed: bytes) -> None:
         check_supply(key, packed, TOPIC_COUNT)
     elif is_item_key(key):
         check_item(packed)
+    elif is_verdict_key(key):
+        check_decision(packed)
     elif key.startswith("|"):
         return  # not known here, so neither used nor touched
     elif "|" not in key:
@@ -155,6 +173,9 @@ class Ledger:
         self.supply = Supply(TOPIC_COUNT, self._counted_us)
         self.items = Items()
         self.items_changed: dict[str, Cause | None] = {}  # SKUs of which all keys need another look, and why
+        self.verdicts = Verdicts(self._is_held)
+        self.answers: list[tuple[str, Decision]] = []  # SKU and decision of requests that wait for their answer
+        self._places: dict[str, None] = {}  # every location of any balance
         self._idle: dict[str, bytes] = {}
         self._active: dict[str, Balance] = {}
         self._fresh = 0
@@ -209,6 +230,8 @@ class Ledger:
             LimitReached: nothing was changed; the caller refuses the record.
             Exception: whatever `admit` raises; nothing was changed.
         """
+        if event.__class__ is ReservationRequested:
+            return self._request(event, topic, offset, timestamp_us)
         sku = event.sku
         key = f"{sku}|{event.location}"
         if offset < self._replay_until[topic]:
@@ -245,8 +268,7 @@ class Ledger:
             raise _limit_reached(sku)
         totals.positions[topic] = offset + 1
         if balance is None:
-            balance = self._active[key] = Balance([-1] * TOPIC_COUNT)
-            self._fresh += 1
+            balance = self._open(key)
         balance.applied[topic] = offset
         occurred_us = micros(event.occurred_at)
         fact: Any = event
@@ -370,6 +392,8 @@ class Ledger:
             self.supply.rewrite(key)
         elif is_item_key(key):
             self.items.rewrite(key)
+        elif is_verdict_key(key):
+            self.verdicts.rewrite(key)
         elif key.startswith(JOURNAL_PREFIX):
             self.recent.rewrite(int(key.removeprefix(JOURNAL_PREFIX)))
 
@@ -384,8 +408,8 @@ class Ledger:
 
     def next_timer_us(self) -> int | None:
         """When `advance` has something to do next."""
-        due = [at for at in (self.commitments.next_timer_us(), self.supply.next_timer_us()) if at is not None]
-        return min(due, default=None)
+        timers = (self.commitments.next_timer_us(), self.supply.next_timer_us(), self.verdicts.next_timer_us())
+        return min((at for at in timers if at is not None), default=None)
 
     def advance(self, now_us: int) -> None:
         """End the holds whose time has come, and note the ETAs that have passed; a clock set back changes nothing."""
@@ -399,13 +423,14 @@ class Ledger:
         for key, eta_us in self.supply.advance(clock_us):
             self.set_cause(key, ("eta.passed", key, "stockflow", eta_us))
             self.touched.setdefault(key, 0)
+        self.verdicts.advance(clock_us)
 
     # Durability
 
     @property
     def dirty(self) -> bool:
         """Whether a flush would write more than digests and totals that the topic has already."""
-        parts = (self.commitments, self.supply, self.items, self.recent)
+        parts = (self.commitments, self.supply, self.verdicts, self.items, self.recent)
         return bool(self._dirty or self._totals_dirty) or any(part.dirty for part in parts)
 
     @property
@@ -430,6 +455,7 @@ class Ledger:
         chunks, forgotten = self.recent.cut()
         records: list[tuple[str, bytes | None]] = [(f"{JOURNAL_PREFIX}{n}", packed) for n, packed in chunks]
         self._forget_movements(forgotten)
+        records.extend(self.verdicts.flush())
         records.extend(self.commitments.flush())
         records.extend(self.supply.flush())
         records.extend(self.items.flush())
@@ -476,6 +502,7 @@ class Ledger:
             self.totals.positions = [0] * TOPIC_COUNT
         chunks = []
         awaited: list[str] = []
+        decisions: dict[str, bytes] = {}
         for key in [key for key in records if key.startswith("|") or "|\x1f" in key]:
             packed = records.pop(key)
             if key.startswith(JOURNAL_PREFIX):
@@ -486,7 +513,12 @@ class Ledger:
                 awaited += self.supply.restore(key, packed)
             elif is_item_key(key):
                 self.items.restore(key, packed)
+            elif is_verdict_key(key):
+                decisions[key] = packed
+        for key, packed in decisions.items():
+            self.verdicts.restore(key, packed, partial(self._heard_of, key))
         self._idle = records
+        self._places = dict.fromkeys(key.partition("|")[2] for key in records)
         for key in awaited:
             self._await(key)
         self.recent.restore(chunks, self._restore_row)
@@ -495,13 +527,13 @@ class Ledger:
 
     # Inside
 
-    def _view(self, key: str, balance: Balance) -> View:
+    def _view(self, key: str, balance: Balance, terms: Terms | None = None) -> View:
         sku, _, location = key.partition("|")
         item = self.items.by_sku.get(sku)
         return view(
             balance,
             self.commitments.units(key),
-            self.policies.terms(sku, location, item),
+            terms or self.policies.terms(sku, location, item),
             self.supply.incoming(key, self.commitments.clock_us),
             ACTIVE if item is None else item.lifecycle,
         )
@@ -511,12 +543,106 @@ class Ledger:
         count = self.balance(key).count if key in self else None
         return 0 if count is None else count[0]
 
-    def _await(self, key: str) -> None:
-        """Goods are on their way to a key: it has a balance, be it empty, so that they can be told."""
-        if key not in self:
-            self._active[key] = Balance([-1] * TOPIC_COUNT)
-            self._fresh += 1
-            self._dirty[key] = None
+    def _await(self, key: str) -> list[str]:
+        """Something was sent to a key: it has a balance, be it empty, so that this can be told. The key, if new."""
+        if key in self:
+            return []
+        self._open(key)
+        self._dirty[key] = None
+        return [key]
+
+    def _open(self, key: str) -> Balance:
+        balance = self._active[key] = Balance([-1] * TOPIC_COUNT)
+        self._fresh += 1
+        self._places[key.partition("|")[2]] = None
+        return balance
+
+    # Requests
+
+    def _request(self, event: ReservationRequested, topic: int, offset: int, timestamp_us: int) -> int | None:
+        """Decide a request, or answer it as it was decided; see `apply`."""
+        sku, totals, recent = event.sku, self.totals, self.recent
+        key = verdict_key(sku, event.source, event.id)
+        known = self.verdicts.get(key)
+        place = topic, offset
+        if place in self._over_limit:
+            raise _limit_reached(sku)
+        if known is None:
+            self._admit(sku, event.location)
+        if offset < self._durable[topic]:
+            totals.positions[topic] = offset + 1
+            if known is not None:
+                self._promise(event, key, known, topic, timestamp_us)
+                self._answer(sku, known)
+            return None
+        before = self._covered.pop(place, None)
+        id_hash = _identity(sku, event.source, event.id)
+        outcome = APPLIED
+        if before is not None:
+            outcome = before
+        elif (known is not None and known.offset != offset) or (known is None and id_hash in recent.ids):
+            outcome = DUPLICATE
+        elif known is None:
+            if self.commitments.is_full(sku, hold_key(sku, event.reservation, event.line)):
+                recent.see((key, topic, DEAD_LETTER, offset, 0, 0, 0), timestamp_us)  # a replay must refuse it too
+                raise _limit_reached(sku)
+            known = decide(event, offset, timestamp_us, self._offers(event))
+            self.verdicts.keep(key, known)
+        totals.positions[topic] = offset + 1
+        totals.by_outcome[outcome] += 1
+        self._totals_dirty = True
+        if known is not None:
+            if known.offset == offset:
+                self._promise(event, key, known, topic, timestamp_us)
+            self._answer(sku, known)
+        if before is None:
+            if outcome == APPLIED:
+                recent.ids.add(id_hash)
+            row_hash = id_hash if outcome == APPLIED else 0
+            recent.see((key, topic, outcome, offset, row_hash, 0, 0), timestamp_us)
+        return outcome
+
+    def _offers(self, event: ReservationRequested) -> list[Offer]:
+        """What every location of the SKU has for a request, under the policies of its channel."""
+        sku, item = event.sku, self.items.by_sku.get(event.sku)
+        lifecycle = ACTIVE if item is None else item.lifecycle
+        at, own = self.commitments.open_at(hold_key(sku, event.reservation, event.line))
+        near = event.near or _point(self.policies.location(event.location))
+        offers = []
+        for location in self._places:
+            key = f"{sku}|{location}"
+            if key not in self:
+                continue
+            terms = self.policies.channel_terms(sku, location, event.channel, item)
+            seen = self._view(key, self.balance(key), terms)
+            described = self.policies.location(location)
+            own_here = (own if location == at else 0) - self.verdicts.promised(key)
+            km, coming = distance_km(near, described), self.supply.dated(key)
+            offers.append(offer_of(seen, location, event.mode, own_here, km, described, coming, lifecycle))
+        return offers
+
+    def _promise(
+        self, event: ReservationRequested, key: str, decision: Decision, topic: int, timestamp_us: int
+    ) -> None:
+        """Let the hold follow from its decision; again has no effect."""
+        self.verdicts.held(key, decision)
+        if decision.units:
+            at = f"{event.sku}|{decision.location}"
+            self._await(at)
+            self._tell_others(event, promise_of(decision), topic, decision.offset, timestamp_us)
+            _heard(self.balance(at), topic, decision.occurred_us)
+            self._dirty[at] = None
+            self.touched.setdefault(at, timestamp_us)
+
+    def _answer(self, sku: str, decision: Decision) -> None:
+        self.answers.append((sku, decision))
+
+    def _is_held(self, key: str, decision: Decision) -> bool:
+        """Whether a decision still binds units."""
+        return self.commitments.open_at(_hold_of(key, decision))[1] > 0
+
+    def _heard_of(self, key: str, decision: Decision) -> int:
+        return self.commitments.heard(_hold_of(key, decision), _ORDERS)
 
     def _show_again(self, key: str, timestamp_us: int) -> None:
         """A replayed record's key is published anew: what became of its record before the restart is not known."""
@@ -565,10 +691,10 @@ class Ledger:
             key = line_key(sku, event.order_line)
             changed += [at for at, _ in self.commitments.tell_line(sku, key, effect.line, topic, offset)]
         if effect.transfer is not None:
-            awaited = self.supply.tell_transfer(sku, transfer_key(sku, event.transfer), effect.transfer, topic, offset)
-            for key in awaited:
-                self._await(key)
-            changed += awaited
+            key = transfer_key(sku, event.transfer)
+            changed += self.supply.tell_transfer(sku, key, effect.transfer, topic, offset)
+            if effect.transfer.to:
+                changed += self._await(f"{sku}|{effect.transfer.to}")
         if effect.inbound is not None:
             key = inbound_key(sku, event.location, event.inbound)
             changed += self.supply.tell_inbound(sku, key, effect.inbound, topic, offset)
@@ -618,27 +744,50 @@ class Ledger:
 
     def _restore_row(self, row: Row) -> bool:
         """Take a journal row back if the balance it belongs to has had its effect; whether it has."""
-        key, topic, outcome, offset, id_hash, time_us, units = row
+        key, topic, outcome, offset, _, time_us, units = row
         if outcome == DEAD_LETTER:
             self._over_limit.add((topic, offset))
             self._replay_until[topic] = max(self._replay_until[topic], offset + 1)
             return True
+        if is_verdict_key(key):
+            if self.verdicts.get(key) is None:
+                return False
+            return self._take_back(row)
         if key not in self:
             return False
         balance = self.balance(key)
         if offset > balance.applied[topic]:
             return False
-        if outcome != DUPLICATE:
-            self.recent.ids.add(id_hash)
         if units and time_us > balance.dropped_us and (balance.count is None or time_us >= balance.count[0]):
             movements = self._movements.get(key)
             if movements is None:
                 movements = self._movements[key] = Movements()
             movements.add(time_us, units)
+        return self._take_back(row)
+
+    def _take_back(self, row: Row) -> bool:
+        """Note the outcome of a fact that had its effect, if the totals do not cover it."""
+        topic, outcome, offset, id_hash = row[1:5]
+        if outcome != DUPLICATE:
+            self.recent.ids.add(id_hash)
         if offset >= self._durable[topic]:
             self._covered[topic, offset] = outcome
             self._replay_until[topic] = max(self._replay_until[topic], offset + 1)
         return True
+
+
+def _identity(sku: str, source: str, id: str) -> int:
+    return _hash(f"{sku}\0{source}\0{id}".encode())
+
+
+def _hold_of(key: str, decision: Decision) -> str:
+    return hold_key(key.partition("|")[0], decision.reservation, decision.line)
+
+
+def _point(described: LocationSet | None) -> Coordinates | None:
+    if described is None or described.latitude is None or described.longitude is None:
+        return None
+    return Coordinates(described.latitude, described.longitude)
 
 
 def _limit_reached(sku: str) -> LimitReached:

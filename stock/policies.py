@@ -81,6 +81,10 @@ class Policies:
         self._locations[location.location] = location
         self._changed(None, location.location)
 
+    def location(self, location: str) -> LocationSet | None:
+        """What is described of a location."""
+        return self._locations.get(location)
+
     def remove_location(self, location: str) -> None:
         """Forget a location: it counts as a store with both modes on."""
         if self._locations.pop(location, None) is not None:

@@ -207,6 +207,10 @@ def inbound_key(sku: str, location: str, inbound: str) -> str:
     return f"{sku}{_INBOUND}{location}\x1f{inbound}"
 
 
+def _location_in(key: str) -> str:
+    return key.partition(_INBOUND)[2].partition("\x1f")[0]
+
+
 def is_supply_key(key: str) -> bool:
     """Whether a state key belongs to a transfer or an expected inbound."""
     return _TRANSFER in key or _INBOUND in key
@@ -364,11 +368,14 @@ class Supply:
         self._dirty.clear()
 
     def restore(self, key: str, packed: bytes) -> list[str]:
-        """Take back one transfer or inbound; the keys `sku|location` that it concerns come back."""
+        """Take back one transfer or inbound; the keys `sku|location` to which it was sent or announced come back."""
         known = _unpacked(key, packed)
         sku = key.partition("|")[0]
         self._add(sku, key, known, known.last_us())
-        return self._index(sku, key, known)
+        self._index(sku, key, known)
+        if isinstance(known, Transfer):
+            return [f"{sku}|{shipment.to}" for shipment in known.shipments]
+        return [f"{sku}|{_location_in(key)}"]
 
     def rewrite(self, key: str) -> None:
         """Write this key again with the next flush: what stands on the topic is not ours."""
@@ -388,8 +395,7 @@ class Supply:
             for one in known.given:
                 given.setdefault(f"{sku}|{one.location}", []).append(one)
         elif known.left:
-            location = key.partition(_INBOUND)[2].partition("\x1f")[0]
-            coming = {f"{sku}|{location}": [(known.left, known.eta_us)]}
+            coming = {f"{sku}|{_location_in(key)}": [(known.left, known.eta_us)]}
         changed = dict.fromkeys((*self._coming.put(key, coming), *self._given.put(key, given)))
         for at in changed:
             for _, eta_us in coming.get(at, ()):

@@ -20,7 +20,14 @@ from dataflows.availability import build
 from dataflows.keep_balances import BalanceContext, BalanceStats
 from operations.topics import KafkaUnreachable, start_problems
 from schemas.state import UnknownFormat
-from schemas.topics import AVAILABILITY, DEAD_LETTERS, KEYED_INPUTS, STOCK_SETTINGS, STOCK_STATE
+from schemas.topics import (
+    AVAILABILITY,
+    DEAD_LETTERS,
+    KEYED_INPUTS,
+    RESERVATION_VERDICTS,
+    STOCK_SETTINGS,
+    STOCK_STATE,
+)
 from sinks.latency import LaneLatencies
 from sinks.publisher import OutputTopics, Pace, Publisher
 from sinks.redis_view import RedisView
@@ -125,7 +132,7 @@ class Pipeline:
     def __init__(self, settings: Settings, partitions: int, around: Surroundings) -> None:
         client: dict[str, Any] = {**settings.client_config(), "logger": logs.standard("kafka")}
         availability, letters = settings.topic(AVAILABILITY.name), settings.topic(DEAD_LETTERS.name)
-        state = settings.topic(STOCK_STATE.name)
+        state, verdicts = settings.topic(STOCK_STATE.name), settings.topic(RESERVATION_VERDICTS.name)
         inputs = tuple(settings.topic(topic.name) for topic in KEYED_INPUTS)
         lease_s = settings.lease_ms / 1000
         policies, visible, balances = Policies(), LaneLatencies(), BalanceStats()
@@ -142,7 +149,7 @@ class Pipeline:
         )
         self.publisher = Publisher(
             client,
-            OutputTopics(availability, letters, state),
+            OutputTopics(availability, letters, state, verdicts),
             Pace(
                 settings.routine_interval_ms / 1000,
                 settings.commit_interval_ms / 1000,

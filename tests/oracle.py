@@ -46,6 +46,7 @@ from stock.events import (
     ReservationCreated,
     ReservationReleased,
     ReservationRenewed,
+    ReservationRequested,
     SettingsMessage,
     SourceAlive,
     StockFact,
@@ -146,19 +147,47 @@ class Expected:
     sources: Sources
 
 
-def expected(history: Iterable[Fact], settings: Iterable[Setting], now: datetime) -> dict[Key, Expected]:
+class Granted(NamedTuple):
+    """What was promised to a request: this many units there."""
+
+    location: str
+    units: int
+
+
+Promises = Mapping[tuple[str, str, "str | None", str], "Granted | None"]  # by SKU, reservation, line, id of the request
+
+
+def promises(verdicts: Iterable[Mapping[str, Any]]) -> Promises:
+    """What was promised, from the published answers; None where nothing was.
+
+    Raises:
+        AssertionError: a request was answered twice, and not alike.
+    """
+    found: dict[tuple[str, str, str | None, str], tuple[Mapping[str, Any], Granted | None]] = {}
+    for verdict in verdicts:
+        name = verdict["sku"], verdict["reservation"], verdict["line"], verdict["request_id"]
+        granted = Granted(verdict["location"], verdict["units"]) if verdict["units"] else None
+        assert found.setdefault(name, (verdict, granted))[0] == verdict, f"{name} was answered twice, and not alike"
+    return {name: granted for name, (_, granted) in found.items()}
+
+
+def expected(
+    history: Iterable[Fact], settings: Iterable[Setting], now: datetime, promises: Promises | None = None
+) -> dict[Key, Expected]:
     """The record that every published (sku, location) must have at `now`.
 
     Args:
         history: everything that stood on the input topics; what the pipeline refuses is left out here too.
         settings: the settings topic in log order.
         now: the moment that decides which holds and dated policies have ended.
+        promises: how requests were answered, which depends on what was known then and is taken as it is; None if
+            nothing was granted.
     """
     in_force = settings_in_force(settings)
     history = list(history)
     items = newest_items(history)
     facts_of_sku: dict[str, list[StockFact]] = defaultdict(list)
-    for fact in first_tellings(history):
+    for fact in kept_promises(first_tellings(history), promises):
         facts_of_sku[fact.sku].append(fact)
     result = {}
     for sku, facts in facts_of_sku.items():
@@ -182,6 +211,32 @@ def expected(history: Iterable[Fact], settings: Iterable[Setting], now: datetime
 
 
 # What counts at all
+
+
+def kept_promises(facts: Iterable[StockFact], given: Promises | None) -> list[StockFact]:
+    """The facts with a hold in the place of each request that was granted, and without the requests."""
+    kept: list[StockFact] = []
+    for fact in facts:
+        if not isinstance(fact, ReservationRequested):
+            kept.append(fact)
+            continue
+        granted = None if given is None else given[fact.sku, fact.reservation, fact.line, fact.id]
+        if granted is not None:
+            kept.append(
+                ReservationCreated(
+                    id=fact.id,
+                    source=fact.source,
+                    occurred_at=fact.occurred_at,
+                    sku=fact.sku,
+                    location=granted.location,
+                    reservation=fact.reservation,
+                    line=fact.line,
+                    units=granted.units,
+                    mode=fact.mode,
+                    expires_at=fact.expires_at,
+                )
+            )
+    return kept
 
 
 def topic_of(message: Message | Removed | Delisted) -> Topic:
@@ -218,6 +273,7 @@ def is_refused(fact: Fact) -> bool:
         | ReservationCreated
         | ReservationRenewed
         | ReservationReleased
+        | ReservationRequested
         | OrderAllocated
         | OrderDeallocated
         | OrderFulfilled

@@ -37,6 +37,7 @@ from stock.events import (
     ReservationCreated,
     ReservationReleased,
     ReservationRenewed,
+    ReservationRequested,
     Scope,
     SourceAlive,
     State,
@@ -451,6 +452,16 @@ class Storyteller:
         mode: Mode = self._choice.one_of(("ship", "pickup"))
         return ReservationCreated(**saying, **self._hold(), units=self._units(), mode=mode, expires_at=expires_at)
 
+    def _reservation_requested(self, sku: str) -> StockFact:
+        saying = self._saying(sku, "shop")
+        if self._chance(30):
+            saying["location"] = "*"
+        expires_at = None if self._chance(20) else self._expires_at(saying["occurred_at"])
+        mode: Mode = self._choice.one_of(("ship", "pickup"))
+        return ReservationRequested(
+            **saying, **self._hold(), units=self._units(9), mode=mode, expires_at=expires_at, partial=self._chance(30)
+        )
+
     def _reservation_renewed(self, sku: str) -> StockFact:
         saying = self._saying(sku, "oms")
         return ReservationRenewed(**saying, **self._hold(), expires_at=self._expires_at(saying["occurred_at"]))
@@ -605,7 +616,8 @@ _MAKERS: dict[str, tuple[Callable[[Storyteller, str], StockFact], ...]] = {
         Storyteller._inbound_cancelled,
     ),
     ORDER_RESERVATIONS.name: (
-        *[Storyteller._reservation_created] * 4,
+        *[Storyteller._reservation_created] * 3,
+        *[Storyteller._reservation_requested] * 3,
         *[Storyteller._reservation_renewed] * 2,
         *[Storyteller._reservation_released] * 2,
         *[Storyteller._order_allocated] * 4,

@@ -17,12 +17,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from schemas.events import ItemRemoved, Refusal, decode, decode_item, decode_setting
 from schemas.records import encode, micros, moment, split_availability_key
 from schemas.topics import KEYED_INPUTS, STOCK_ITEMS
-from sinks.outlet import digest_of, record_of
+from sinks.outlet import digest_of, record_of, verdict_of
 from stock import recent
 from stock.events import ItemSet, LocationSet, PolicyRemoved, PolicySet, SourceAlive, StockFact
 from stock.ledger import OUTCOMES, Ledger
 from stock.policies import Policies
-from tests.oracle import Delisted, Fact, Removed, Setting, disagreements, expected, first_tellings
+from stock.verdicts import Decision
+from tests.oracle import Delisted, Fact, Promises, Removed, Setting, disagreements, expected, first_tellings, promises
 from tests.strategies import DrawnChoice, SeededChoice, Storyteller, Told, World, to_wire
 
 WORLD = World(null_settings=True)
@@ -56,6 +57,7 @@ class Partition:
         self.next = [0] * len(KEYED_INPUTS)
         self.seen = [0] * len(KEYED_INPUTS)  # the furthest that any of the processes came
         self.state: dict[str, bytes] = {}
+        self.given: dict[tuple[str, str, str], Decision] = {}  # answers that were sent, after a whole flush
         self.complete = [(0,) * len(KEYED_INPUTS)]  # positions of the flushes from the last committed one on
 
     # Inputs
@@ -96,6 +98,10 @@ class Partition:
         """A flush that becomes durable as a whole, so that its positions may be committed."""
         self._write(self.ledger.flush())
         self.complete.append(tuple(self.ledger.totals.positions))
+        answers, self.ledger.answers = self.ledger.answers, []
+        for sku, decision in answers:
+            before = self.given.setdefault((sku, decision.source, decision.id), decision)
+            assert before == decision, "a request was answered twice, and not alike"
 
     def commit(self, flush: int) -> None:
         """Commit the positions of one of the complete flushes."""
@@ -135,12 +141,23 @@ class Partition:
         assert self.replayed
         self.policies.advance(self.now_us)
         self.ledger.advance(self.now_us)
-        return self._wrong_records() + self._wrong_totals()
+        kept = dict(self._decisions())
+        broken = [f"{key}: {given} was promised" for key, given in self.given.items() if kept.get(key) != given]
+        return self._wrong_records() + self._wrong_totals() + broken
+
+    def promises(self) -> Promises:
+        """How each request was answered, as the ledger remembers it."""
+        decided = [(key.partition("|")[0], one) for key, one in self.ledger.verdicts._known.items()]
+        return promises(msgspec.json.decode(encode(verdict_of(sku, decision))) for sku, decision in decided)
+
+    def _decisions(self) -> list[tuple[tuple[str, str, str], Decision]]:
+        known = self.ledger.verdicts._known
+        return [((key.partition("|")[0], one.source, one.id), one) for key, one in known.items()]
 
     def _wrong_records(self) -> list[str]:
         now = moment(self.now_us)
         assert now is not None
-        wanted = expected(self._consumed_facts(), self.settings, now)
+        wanted = expected(self._consumed_facts(), self.settings, now, self.promises())
         actual = {}
         for key in self.ledger.keys():  # noqa: SIM118  # a ledger is no mapping
             seen, balance = self.ledger.settle(key)

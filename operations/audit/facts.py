@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import msgspec
 import polars as pl
 
+from operations.audit.answers import Granted
 from operations.audit.log import LogRecord
 from schemas import topics
 from schemas.records import micros
@@ -54,6 +55,7 @@ _SUPPORTED: tuple[type[events.StockFact], ...] = (
     events.ReservationCreated,
     events.ReservationRenewed,
     events.ReservationReleased,
+    events.ReservationRequested,
     events.OrderAllocated,
     events.OrderDeallocated,
     events.TransferRescheduled,
@@ -184,12 +186,15 @@ def judge_setting(record: LogRecord) -> Judged:
     return Judged(decoded, doubt=doubt)
 
 
-def row_of(record: LogRecord, message: events.Message) -> tuple[object, ...]:
-    """One row of the frame of facts, in the order of `FACT_SCHEMA`."""
+def row_of(record: LogRecord, message: events.Message, granted: Granted | None = None) -> tuple[object, ...]:
+    """One row of the frame of facts, in the order of `FACT_SCHEMA`; a request that was granted is a hold."""
     assert isinstance(message, events.StockFact)
+    kind, location = message.__struct_config__.tag, message.location
     occurred_us = micros(message.occurred_at)
     effective_us = occurred_us
     units: int | None = getattr(message, "units", None)
+    if granted is not None and granted.units:
+        kind, location, units = "reservation.created", granted.location, granted.units
     sign = _ON_HAND_SIGN.get(type(message))
     restores = isinstance(message, events.WmsShipmentVoided)
     if isinstance(message, events.PosVoid):
@@ -202,9 +207,9 @@ def row_of(record: LogRecord, message: events.Message) -> tuple[object, ...]:
         record.partition,
         record.offset,
         record.timestamp_ms,
-        message.__struct_config__.tag,
+        kind,
         message.sku,
-        message.location,
+        location,
         message.source,
         message.id,
         occurred_us,

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 
 import polars as pl
 
+from operations.audit.answers import Answers, Granted
 from operations.audit.facts import FACT_SCHEMA, TOPIC_ORDER, Judged, frame, judge_fact, judge_setting, row_of
 from operations.audit.log import Extents, LogRecord
 from operations.audit.report import Findings
@@ -89,9 +90,10 @@ class DeadLetters:
 class Inputs:
     """Collects the accepted input records, topic after topic."""
 
-    def __init__(self, partitions: int, dead: DeadLetters, findings: Findings) -> None:
+    def __init__(self, partitions: int, dead: DeadLetters, answers: Answers, findings: Findings) -> None:
         self._partitions = partitions
         self._dead = dead
+        self._answers = answers
         self._findings = findings
         self._frames: list[pl.DataFrame] = []
         self._items: dict[str, tuple[int, events.ItemSet | None]] = {}
@@ -110,7 +112,7 @@ class Inputs:
             if record.topic == topics.STOCK_ITEMS.name:
                 self._add_item(record, judged)
             elif self._accepts(record, judged) and judged.message is not None:
-                rows.append(row_of(record, judged.message))
+                rows.append(row_of(record, judged.message, self._granted(record, judged.message)))
         if rows:
             self._frames.append(frame(rows))
 
@@ -149,6 +151,11 @@ class Inputs:
     def settings(self) -> dict[str, events.Message]:
         """By Kafka key, the settings that hold."""
         return {key: message for key, (_, message) in self._settings.items() if message is not None}
+
+    def _granted(self, record: LogRecord, message: events.Message) -> Granted | None:
+        if not isinstance(message, events.ReservationRequested):
+            return None
+        return self._answers.to(message, _where(record))
 
     def _accepts(self, record: LogRecord, judged: Judged) -> bool:
         """Whether the record counts; adds a difference where the pipeline and the audit disagree about it."""

@@ -47,7 +47,8 @@ class Recomputed:
 
 def recompute(facts: pl.DataFrame, moment: Moment) -> Recomputed:
     """Every balance from the accepted facts, in the columns of `facts.FACT_SCHEMA`."""
-    first = without_duplicates(facts)
+    distinct = without_duplicates(facts)
+    first = distinct.filter(pl.col("type") != "reservation.requested")  # rejected: it left nothing
     committed, in_flux = _committed(first, moment)
     coming, back, destinations = coming_by_key(first)
     supply, due = _supply(coming, moment)
@@ -62,7 +63,7 @@ def recompute(facts: pl.DataFrame, moment: Moment) -> Recomputed:
         .with_columns(pl.col("committed", "in_transit", "inbound").fill_null(0))
         .with_columns(alternative=pl.int_range(pl.len()).over(KEY))
     )
-    applied = _by_partition(first)
+    applied = _by_partition(distinct)
     total = _by_partition(facts)
     duplicates = {partition: total[partition] - applied.get(partition, 0) for partition in total}
     return Recomputed(balances, duplicates, applied, in_flux | due)

@@ -16,6 +16,7 @@ from datetime import datetime
 
 import polars as pl
 
+from operations.audit.answers import Answers
 from operations.audit.compare import DecodeOutcomes, compare_outcomes, compare_topic, compare_view
 from operations.audit.expected import dates_between, expected_records
 from operations.audit.inputs import DeadLetters, Inputs
@@ -29,7 +30,9 @@ from schemas.state import OUTCOMES_KEY, decode_outcomes
 
 SETTLE_S = 2.0  # A hold that ends this close to the moment of reading may be seen open or ended.
 
-_SAME_PARTITIONS = (*topics.KEYED_INPUTS, topics.AVAILABILITY, topics.DEAD_LETTERS, topics.STOCK_STATE)
+_SAME_PARTITIONS = (
+    *topics.KEYED_INPUTS, topics.AVAILABILITY, topics.RESERVATION_VERDICTS, topics.DEAD_LETTERS, topics.STOCK_STATE,
+)  # fmt: skip
 
 
 def audit(
@@ -74,7 +77,10 @@ def audit(
         for batch in log.read(topics.DEAD_LETTERS.name, letters, progress, headers=True):
             dead.add(batch)
         outcomes = _outcomes(log, extents, progress)
-        inputs = Inputs(partitions, dead, findings)
+        answers = Answers(findings)
+        for batch in log.read(topics.RESERVATION_VERDICTS.name, extents[topics.RESERVATION_VERDICTS.name], progress):
+            answers.add(batch)
+        inputs = Inputs(partitions, dead, answers, findings)
         for batch in log.read(topics.STOCK_SETTINGS.name, extents[topics.STOCK_SETTINGS.name], progress):
             inputs.add_settings(batch)
         for topic in topics.KEYED_INPUTS:

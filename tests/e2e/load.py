@@ -312,10 +312,10 @@ SPOILED: tuple[SpoiledCase, ...] = (
         lambda n: sale(n, type="transfer.shipped", transfer=f"T-{n}", to_location="STORE|Y"),
     ),
     (
-        "a request",
-        "not_supported_yet",
+        "a request of no name",
+        "bad_field",
         ORDER_RESERVATIONS.name,
-        lambda n: sale(n, type="reservation.requested", reservation=f"R-{n}", mode="ship"),
+        lambda n: sale(n, type="reservation.requested", reservation="", mode="ship"),
     ),
     (
         "an item under another key",

@@ -15,11 +15,11 @@ from typing import Any
 
 from operations.audit import AuditReport, audit
 from operations.audit.log import LogRecord
-from schemas.topics import AVAILABILITY, DEAD_LETTERS, STOCK_SETTINGS
-from stock.events import PolicySet, ReservationCreated, ReservationRenewed, SourceAlive
+from schemas.topics import AVAILABILITY, DEAD_LETTERS, RESERVATION_VERDICTS, STOCK_SETTINGS
+from stock.events import PolicySet, SourceAlive
 from tests.e2e.harness import POLL_INTERVAL_S, Stage
 from tests.e2e.load import Record, Sending, utc_now
-from tests.oracle import Expected, Key, disagreements, expected
+from tests.oracle import Expected, Key, Promises, disagreements, expected, promises
 
 SETTLE_TIMEOUT_S = 20.0
 FLUX = timedelta(seconds=2)  # A hold that ends so close to the reading may be seen open or ended.
@@ -70,7 +70,9 @@ def compare(
     report = audit(stage.client_config, stage.topic, stage.redis_url if with_redis else None, before)
     newest = newest_records(stage.read(AVAILABILITY))
     problems = [f"audit: {text}" for text in report.differences]
-    problems += [f"oracle: {text}" for text in oracle_problems(sending, newest, before - FLUX, utc_now() + skew + FLUX)]
+    answers = [json.loads(record.value) for record in stage.read(RESERVATION_VERDICTS) if record.value is not None]
+    wrong = oracle_problems(sending, newest, before - FLUX, utc_now() + skew + FLUX, promises(answers))
+    problems += [f"oracle: {text}" for text in wrong]
     if report.events != len(sending.keyed):
         problems.append(f"the log holds {report.events} events, {len(sending.keyed)} were sent")
     return report, problems
@@ -93,22 +95,22 @@ def newest_records(records: Iterable[LogRecord]) -> dict[Key, dict[str, Any] | N
 
 
 def oracle_problems(
-    sending: Sending, published: Mapping[Key, Mapping[str, Any] | None], first: datetime, last: datetime
+    sending: Sending,
+    published: Mapping[Key, Mapping[str, Any] | None],
+    first: datetime,
+    last: datetime,
+    given: Promises,
 ) -> list[str]:
-    """Differences to what the history says; at a key with holds that just end, any moment in between is right."""
+    """Differences to what the history says; where a hold ends or an ETA passes just now, any moment is right."""
     facts, settings = sending.facts, sending.settings
-    endings = {
-        fact.event.expires_at
-        for fact in facts
-        if isinstance(fact.event, ReservationCreated | ReservationRenewed) and fact.event.expires_at is not None
-    }
+    passing = {getattr(fact.event, name, None) for fact in facts for name in ("expires_at", "eta")} - {None}
     for setting in settings:
         if isinstance(setting, PolicySet):
-            endings |= {date for date in (setting.valid_from, setting.valid_until) if date is not None}
+            passing |= {date for date in (setting.valid_from, setting.valid_until) if date is not None}
         elif isinstance(setting, SourceAlive):
-            endings.add(setting.until)
-    moments = [first, *sorted(moment for moment in endings if first < moment <= last)]
-    seen: list[dict[Key, Expected]] = [expected(facts, settings, moment) for moment in moments]
+            passing.add(setting.until)
+    moments = [first, *sorted(moment for moment in passing if first < moment <= last)]
+    seen: list[dict[Key, Expected]] = [expected(facts, settings, moment, given) for moment in moments]
     problems = disagreements(seen[0], published)
     for later in seen[1:]:
         wrong = _keys(problems)

@@ -15,7 +15,7 @@ COMMITS = (
         "commit_before_the_state_is_acknowledged",
         "section 7: commit waits for state",
         "Positions are committed whose state may never reach the log.",
-        (OUTLET, "            or cut.stages\n            or not self.state_stream.idle\n", ""),
+        (OUTLET, "cut is None or cut.stages or not self.state_stream.idle", "cut is None"),
     ),
     bug(
         "commit_before_availability_is_acknowledged",
@@ -27,7 +27,7 @@ COMMITS = (
         "commit_before_waiting_keys_are_published",
         "section 7: commit waits for lanes",
         "A crash forgets a key that waited in the routine lane at the cut.",
-        (OUTLET, "            or cut.waiting\n", ""),
+        (OUTLET, "            cut.waiting\n            or self.verdicts", "            self.verdicts"),
     ),
     bug(
         "commit_before_waited_keys_are_acknowledged",
@@ -52,13 +52,13 @@ COMMITS = (
         "section 7: cut stages",
         "A balance reaches the log although the journal that it rests on has failed.",
         (OUTLET, "stages[2].append((key, value))", "stages[0].append((key, value))"),
-        (OUTLET, "stages[not (value is not None and key.startswith(JOURNAL_PREFIX))].append", "stages[0].append"),
+        (OUTLET, "stages[not first].append", "stages[0].append"),
     ),
     bug(
         "commit_with_an_open_gap",
         "rules: gaps",
         "A cut is committed although somebody else's record stands between ours.",
-        (OUTLET, "            or self.has_gap\n", ""),
+        (OUTLET, "not self.state_stream.idle or self.has_gap:", "not self.state_stream.idle:"),
         caught_by="tests/sinks/test_outlet_regressions.py",
     ),
     bug(

@@ -185,13 +185,13 @@ STATE = (
         "journal_restores_no_ids",
         "section 7: journal restores ids",
         "A repeat that arrives after a restart moves stock again.",
-        (LEDGER, "            self.recent.ids.add(id_hash)\n        if units", "            pass\n        if units"),
+        (LEDGER, "            self.recent.ids.add(id_hash)\n        if offset", "            pass\n        if offset"),
     ),
     bug(
         "journal_restores_no_movements",
         "section 7: journal restores movements",
         "A late count after a restart forgets the sales since.",
-        (LEDGER, "            movements.add(time_us, units)\n        if offset", "            pass\n        if offset"),
+        (LEDGER, "            movements.add(time_us, units)\n        return", "            pass\n        return"),
     ),
     bug(
         "journal_rows_beyond_the_state_count",
@@ -202,7 +202,7 @@ STATE = (
             LEDGER,
             "        if key not in self:\n            return False\n        balance",
             "        if key not in self:\n"
-            "            self.recent.ids.add(id_hash)\n"
+            "            self.recent.ids.add(row[4])\n"
             "            return False\n"
             "        balance",
         ),
@@ -304,5 +304,45 @@ STATE = (
         "Commit metadata of another format is taken for ours.",
         (STATE_RECORDS, "return metadata if metadata.format == 1 else None", "return metadata"),
         caught_by="tests/schemas/test_state.py",
+    ),
+    bug(
+        "request_is_decided_again",
+        "section 7: verdicts are promises",
+        "A replayed request is decided by what is known now, whatever was answered.",
+        (LEDGER, "        known = self.verdicts.get(key)\n        place", "        known = None\n        place"),
+    ),
+    bug(
+        "request_is_answered_before_it_is_durable",
+        "section 7: verdicts are promises",
+        "A crash forgets what somebody was promised.",
+        (OUTLET, "            stages,\n            answers,\n", "            stages,\n            [],\n"),
+        (
+            OUTLET,
+            "        self._send_stage(self._cut)\n\n    def _send_stage",
+            "        self._cut.answers = answers\n        if answers:\n            self._give(self._cut)\n"
+            "        self._send_stage(self._cut)\n\n    def _send_stage",
+        ),
+    ),
+    bug(
+        "decision_lands_beside_its_hold",
+        "section 7: verdicts are promises",
+        "The hold is durable and its decision is not: the replay decides once more, against itself.",
+        (OUTLET, "(key.startswith(JOURNAL_PREFIX) or is_verdict_key(key))", "key.startswith(JOURNAL_PREFIX)"),
+    ),
+    bug(
+        "replayed_request_is_not_answered",
+        "section 7: verdicts are promises",
+        "A crash between a decision and its answer leaves somebody without one.",
+        (
+            LEDGER,
+            "                self._promise(event, key, known, topic, timestamp_us)\n                self._answer(sku, known)\n",
+            "                self._promise(event, key, known, topic, timestamp_us)\n",
+        ),
+    ),
+    bug(
+        "positions_do_not_wait_for_answers",
+        "section 7: verdicts are promises",
+        "A request is committed whose answer was lost.",
+        (OUTLET, "            or self.verdicts_under_way\n", ""),
     ),
 )

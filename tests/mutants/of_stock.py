@@ -384,8 +384,8 @@ STOCK = (
         "Goods on their way to where nothing is known are told nowhere.",
         (
             LEDGER,
-            "            for key in awaited:\n                self._await(key)\n            changed",
-            "            changed",
+            "            if effect.transfer.to:\n",
+            "            if False:\n",
         ),
         caught_by="tests/stock/test_supply.py",
     ),

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from operations.audit.answers import Answers
 from operations.audit.expected import expected_records, with_overall
 from operations.audit.facts import judge_fact
 from operations.audit.inputs import DeadLetters, Inputs
@@ -66,7 +67,7 @@ def test_a_strangers_item_must_be_refused() -> None:
 def test_the_last_item_of_a_sku_holds() -> None:
     """A refused one changes nothing; all are counted."""
     findings = Findings()
-    inputs = Inputs(1, DeadLetters(lambda name: name, findings), findings)
+    inputs = Inputs(1, DeadLetters(lambda name: name, findings), Answers(findings), findings)
     told = [item("preorder"), item("discontinued"), b"{"]
     inputs.add_facts([record(value, offset) for offset, value in enumerate(told)])
     inputs.add_facts([record(None, 3, b"SKU-2")])

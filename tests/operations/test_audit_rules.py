@@ -12,6 +12,7 @@ import msgspec
 import polars as pl
 import pytest
 
+from operations.audit.answers import Answers
 from operations.audit.expected import expected_records, with_overall
 from operations.audit.facts import frame, judge_fact, judge_setting, row_of
 from operations.audit.inputs import DeadLetters, Inputs
@@ -409,16 +410,6 @@ def test_facts_are_judged_by_the_contract(text: str, content: Fact, refusal: str
         assert refusal in judged.refusal, text
 
 
-@pytest.mark.parametrize("type_", ["reservation.requested"])
-def test_types_of_later_issues_must_be_refused(type_: str) -> None:
-    """Typed messages exist for them, effects do not."""
-    own = {"transfer": "T", "inbound": "I", "reservation": "R", "mode": "ship", "brand": "b", "category": "c"}
-    content = fact(type_, "10:00", 1, id="x", lifecycle="active", **own)
-    judged = judge_fact(raw(msgspec.json.encode(content), _TOPICS[type_.split(".")[0]]), 1)
-    assert judged.refusal is not None
-    assert judged.refusal.startswith("not supported yet")
-
-
 @table(
     ("text", "record"),
     [
@@ -511,7 +502,7 @@ def collected(records: Sequence[LogRecord], letters: Sequence[LogRecord] = ()) -
     findings = Findings()
     dead = DeadLetters(lambda name: f"x-{name}", findings)
     dead.add(letters)
-    inputs = Inputs(1, dead, findings)
+    inputs = Inputs(1, dead, Answers(findings), findings)
     inputs.add_facts(record for record in records if record.topic != topics.STOCK_SETTINGS.name)
     inputs.add_settings(record for record in records if record.topic == topics.STOCK_SETTINGS.name)
     return inputs, findings.kept

@@ -191,11 +191,7 @@ def test_what_cannot_be_understood_is_refused_with_its_reason(
     assert detail in found.detail
 
 
-MORE: dict[str, dict[str, Any]] = {
-    "reservation.requested": {"reservation": "R", "mode": "ship"},
-}
 NOT_YET = [
-    *(case(kind, ORDERS, wire(SALE, type=kind, **own)) for kind, own in MORE.items()),
     case("a net count", WMS, wire(COUNT, basis="net")),
     case("a count of one state", WMS, wire(COUNT, state="damaged")),
 ]
@@ -205,13 +201,6 @@ NOT_YET = [
 def test_what_has_no_effect_yet_is_refused_as_such(topic: int, value: bytes | None) -> None:
     """Understood and set aside, to be replayed once it is supported."""
     assert refusal(topic, value).reason == "not_supported_yet"
-
-
-@pytest.mark.parametrize("kind", MORE)
-def test_what_is_not_supported_must_still_be_well_formed(kind: str) -> None:
-    """Otherwise its replay would fail in a year."""
-    name = next(iter(MORE[kind]))
-    assert refusal(ORDERS, wire(SALE, type=kind, **{**MORE[kind], name: None})).reason == "missing_field"
 
 
 ITEM = {

@@ -9,7 +9,7 @@ import msgspec
 from schemas.dead_letters import origin
 from schemas.state import CLAIM_KEY
 from schemas.topics import AVAILABILITY, DEAD_LETTERS, STOCK_STATE
-from stock.events import StockFact
+from stock.events import ReservationRequested, StockFact
 from tests.oracle import Fact, TransferEvent, first_tellings, lifecycle_of, on_hand, transfers, unavailable
 from tests.simulation.kafka import Place
 from tests.simulation.process import Process
@@ -74,7 +74,8 @@ def _unsaid_stock(run: Simulation, partition: int, upto: dict[str, int], withhel
         if sku in in_motion:
             continue
         told = first_tellings(_of_sku(facts, key, upto))
-        here = [event for event in told if event.location == location]
+        # A request moves no stock, and leaves nothing where it is rejected.
+        here = [e for e in told if e.location == location and not isinstance(e, ReservationRequested)]
         if not here:
             continue  # nothing but repeats of what was told elsewhere
         said = _said(run, partition, key)

@@ -11,11 +11,11 @@ import msgspec
 from schemas.dead_letters import origin
 from schemas.records import micros, moment, split_availability_key
 from schemas.state import CLAIM_KEY, decode_claim, open_envelope
-from schemas.topics import AVAILABILITY, DEAD_LETTERS, KEYED_INPUTS, STOCK_STATE
+from schemas.topics import AVAILABILITY, DEAD_LETTERS, KEYED_INPUTS, RESERVATION_VERDICTS, STOCK_STATE
 from sinks.view_store import AVAILABILITY_PREFIX
-from stock.events import ReservationRenewed
+from stock.events import ReservationRenewed, ReservationRequested
 from stock.ledger import APPLIED, DEAD_LETTER, DUPLICATE, OUTCOMES
-from tests.oracle import disagreements, expected, first_tellings
+from tests.oracle import Fact, disagreements, expected, first_tellings, promises
 from tests.simulation.kafka import Record
 
 if TYPE_CHECKING:
@@ -74,10 +74,35 @@ def _topic_against_oracle(run: Simulation) -> list[str]:
         if record.value is not None
     }
     facts = [fact for _, fact in (*run.told.facts, *run.told.items)]
-    wrong = disagreements(expected(facts, run.told.settings, seen), found)
+    unanswered = _unanswered(run, facts)
+    if unanswered:
+        return unanswered
+    given = promises(_answers(run))
+    wrong = disagreements(expected(facts, run.told.settings, seen, given), found)
     if wrong:  # A hold that ends in this very moment may be seen open or ended.
-        wrong = disagreements(expected(facts, run.told.settings, seen - timedelta(seconds=1)), found) and wrong
+        wrong = disagreements(expected(facts, run.told.settings, seen - timedelta(seconds=1), given), found) and wrong
     return [f"oracle: {text}" for text in wrong]
+
+
+def _answers(run: Simulation) -> list[dict[str, Any]]:
+    return [
+        msgspec.json.decode(record.value)
+        for _, record in run.broker.appended[RESERVATION_VERDICTS.name]
+        if record.value is not None
+    ]
+
+
+def _unanswered(run: Simulation, facts: list[Fact]) -> list[str]:
+    """Every request has an answer, and all its answers are alike."""
+    try:
+        given = promises(_answers(run))
+    except AssertionError as error:
+        return [f"verdicts: {error}"]
+    return [
+        f"verdicts: {event.sku} {event.reservation} {event.line} {event.id} has no answer"
+        for event in first_tellings(facts)
+        if isinstance(event, ReservationRequested) and (event.sku, event.reservation, event.line, event.id) not in given
+    ]
 
 
 def _redis_against_topic(run: Simulation) -> list[str]:
@@ -136,6 +161,8 @@ def _versions(run: Simulation) -> list[str]:
 def _older_truths(run: Simulation) -> list[str]:
     """What a key has heard never becomes less, unless a fenced writer says so."""
     claims = _claims(run)
+    # Where a request is held is decided once more if a crash comes before its answer.
+    asked = {fact.event.sku for _, fact in run.told.facts if isinstance(fact.event, ReservationRequested)}
     problems: list[str] = []
     heard: dict[bytes | None, tuple[int, dict[str, Any]]] = {}
     for partition, record in run.broker.appended[AVAILABILITY.name]:
@@ -147,6 +174,8 @@ def _older_truths(run: Simulation) -> list[str]:
             continue
         heard[record.key] = (content["version"], content["sources"])
         for source, newest in before.items():
+            if source == "orders" and content["sku"] in asked:
+                continue
             now = content["sources"][source]
             if newest is not None and (now is None or _time(now) < _time(newest)):
                 problems.append(f"older truth: {record.key!r}@{record.offset} heard {source} {now}, before {newest}")

@@ -15,7 +15,7 @@ from sinks.outlet import Delivered, Outlet, OutletStats
 from stock.ledger import Ledger
 from tests.stock.facts import Desk, us
 
-Stream = Literal["state", "availability", "letters"]
+Stream = Literal["state", "availability", "letters", "verdicts"]
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,8 @@ class FakeWire:
     """Implements `sinks.outlet.Wire`."""
 
     def __init__(self) -> None:
-        self.logs: dict[Stream, FakeLog] = {"state": FakeLog(), "availability": FakeLog(), "letters": FakeLog()}
+        streams: tuple[Stream, ...] = ("state", "availability", "letters", "verdicts")
+        self.logs: dict[Stream, FakeLog] = {stream: FakeLog() for stream in streams}
         self.failures: list[str] = []
 
     def failed(self, error: KafkaError, message: Any) -> None:
@@ -92,6 +93,9 @@ class FakeWire:
     def state(self, partition: int, records: Sequence[tuple[str, bytes | None]], done: Delivered) -> None:
         self.logs["state"].in_flight.extend((key.encode(), value, [], done) for key, value in records)
 
+    def verdicts(self, partition: int, records: Sequence[tuple[str, bytes]], done: Delivered) -> None:
+        self.logs["verdicts"].in_flight.extend((key.encode(), value, [], done) for key, value in records)
+
     def dead_letter(
         self, partition: int, key: bytes | None, value: bytes | None, headers: list[Header], done: Delivered
     ) -> None:
@@ -99,7 +103,7 @@ class FakeWire:
 
     def ends(self) -> tuple[int, int, int]:
         """The next offsets of state, availability and dead letters."""
-        state, availability, letters = (log.records for log in self.logs.values())
+        state, availability, letters, _ = (log.records for log in self.logs.values())
         return len(state), len(availability), len(letters)
 
 

@@ -21,7 +21,7 @@ from sinks.outlet import Letter
 from stock.events import ItemSet, StockFact, WmsAdjustment
 from stock.ledger import Ledger
 from stock.policies import Policies
-from tests.oracle import Delisted, Fact, Setting, disagreements, expected
+from tests.oracle import Delisted, Fact, Setting, disagreements, expected, promises
 from tests.sinks.fake_wire import FakeMessage, FakeWire, Window
 from tests.stock.facts import TOPICS, Desk, us
 from tests.strategies import SeededChoice, Storyteller, Told, World, to_wire
@@ -184,7 +184,9 @@ class Life:
                 wrong.append(f"{key.decode()}: version {record['version']} after {newest[key]}")
             newest[key] = record["version"]
             found[split_availability_key(key.decode())] = record
-        wrong += disagreements(expected(facts, self.settings, now), found)
+        answers = [value for _, value, _ in self.wire.logs["verdicts"].records if value is not None]
+        given = promises(msgspec.json.decode(answer) for answer in answers)
+        wrong += disagreements(expected(facts, self.settings, now, given), found)
         totals, consumed = self.window.ledger.totals, sum(map(len, self.inputs))
         if sum(totals.by_outcome) != consumed:
             wrong.append(f"{consumed} consumed, outcomes {totals.by_outcome}")

@@ -37,6 +37,7 @@ _OWN: dict[str, dict[str, Any]] = {
     "reservation.created": {"reservation": "R", "mode": "ship"},
     "reservation.renewed": {"reservation": "R"},
     "reservation.released": {"reservation": "R"},
+    "reservation.requested": {"reservation": "R", "mode": "ship"},
     "order.allocated": {"order_line": "L"},
     "order.deallocated": {"order_line": "L"},
     "order.fulfilled": {"order_line": "L"},
@@ -90,10 +91,10 @@ def policy(name: str, scope: dict[str, Any] | None = None, **values: Any) -> Pol
     return PolicySet(**said, policy=name, scope=Scope(**(scope or {})), values=PolicyValues(**values))
 
 
-def location(name: str, *, ship: bool = True, pickup: bool = True) -> LocationSet:
-    """A described store."""
-    said: dict[str, Any] = {"id": f"id-{next(_ids)}", "source": "master", "occurred_at": START}
-    return LocationSet(**said, location=name, kind="store", ship_enabled=ship, pickup_enabled=pickup)
+def location(name: str, *, ship: bool = True, pickup: bool = True, **own: Any) -> LocationSet:
+    """A described location, a store unless said."""
+    said: dict[str, Any] = {"id": f"id-{next(_ids)}", "source": "master", "occurred_at": START, "kind": "store"}
+    return LocationSet(**{**said, **own}, location=name, ship_enabled=ship, pickup_enabled=pickup)
 
 
 def rules(*settings: PolicySet | LocationSet) -> Policies:

@@ -92,6 +92,13 @@ def test_what_is_on_its_way_is_told_where_nothing_is_known() -> None:
     assert (desk.record(B).status, desk.record(B).available_to_ship) == ("IN_STOCK", 4)
 
 
+def test_a_destination_is_told_even_if_all_has_arrived_elsewhere() -> None:
+    """Which of the two facts comes first decides nothing."""
+    early, sent = received(1, 4, location="C"), shipped(2, 4)
+    assert B in told(early, sent).ledger
+    assert B in told(sent, early).ledger
+
+
 def test_states_travel_with_the_units() -> None:
     """Damaged units leave and come back as damaged."""
     desk = told(RECEIPT, fact("wms.receipt", 0, 3, state="damaged"), shipped(1, 2, state="damaged"))
@@ -169,6 +176,12 @@ def test_a_destination_survives_without_its_balance() -> None:
     """A crash may keep the transfer and lose the empty balance that it made: it is there all the same."""
     again = restarted(told(RECEIPT, shipped(1, 4)), left_out=B)
     assert again.record(B).in_transit == 4
+
+
+def test_an_eta_passes_although_the_balance_was_lost() -> None:
+    """A crash may keep the inbound and lose the balance beside it."""
+    again = restarted(told(expected(1, 5, 60)), left_out=A)
+    assert again.record(A, 60).inbound == 5
 
 
 def test_a_replayed_fact_changes_nothing_twice() -> None:

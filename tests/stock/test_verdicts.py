@@ -1,0 +1,290 @@
+"""Requests for reservations: what is decided, that a promise is kept, and that only one can have the last unit."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+from stock import commitments
+from stock.events import Coordinates, ItemSet, LocationSet, PolicySet, StockFact
+from stock.ledger import Ledger, LimitReached
+from stock.policies import Policies
+from stock.times import HOUR_US
+from stock.verdicts import ANSWERED_HORIZON_US, Alternative, Decision, distance_km, is_verdict_key
+from tests.stock.facts import Desk, at, fact, hold, location, policy, rules, told, us
+
+A, B = "SKU|A", "SKU|B"
+
+
+def case(text: str, *row: Any) -> Any:
+    """A row of a table, known by its text."""
+    return pytest.param(*row, id=text)
+
+
+def request(seconds: float, units: int, **own: Any) -> StockFact:
+    """Somebody wants R, to be shipped from A unless said."""
+    return fact("reservation.requested", seconds, units, **own)
+
+
+def stock(units: int, where: str = "A") -> StockFact:
+    """So much lies there from the beginning."""
+    return fact("wms.receipt", 0, units, location=where)
+
+
+def desk(*settings: PolicySet | LocationSet) -> Desk:
+    """A ledger under these rules."""
+    return Desk(Ledger(rules(*settings)))
+
+
+def answers(desk: Desk) -> list[Decision]:
+    """What waits to be answered, once."""
+    found, desk.ledger.answers = desk.ledger.answers, []
+    return [decision for _, decision in found]
+
+
+# What there is, what is wanted, then verdict, location, units, available and reason.
+DECIDED = [
+    case("enough", [stock(5)], request(1, 5), ("accepted", "A", 5, 5, None)),
+    case("too little", [stock(5)], request(1, 6), ("rejected", "A", 0, 5, "not_enough")),
+    case("too little, and a part will do", [stock(5)], request(1, 6, partial=True),
+         ("partial", "A", 5, 5, "not_enough")),
+    case("nothing", [stock(5), fact("pos.sale", 1, 5)], request(2, 1), ("rejected", "A", 0, 0, "sold_out")),
+    case("nothing, and a part would do", [stock(5), fact("pos.sale", 1, 5)], request(2, 1, partial=True),
+         ("rejected", "A", 0, 0, "sold_out")),
+    case("nobody has counted", [fact("pos.sale", 1, 5)], request(2, 1), ("rejected", "A", 0, None, "no_baseline")),
+    case("never heard of", [stock(5, "B")], request(2, 1), ("rejected", "A", 0, None, "no_baseline")),
+    case("held by others", [stock(5), hold(1, 3, reservation="Q")], request(2, 3),
+         ("rejected", "A", 0, 2, "not_enough")),
+    case("its own hold does not stand in its way", [stock(5), hold(1, 3)], request(2, 5),
+         ("accepted", "A", 5, 5, None)),
+    case("already over", [stock(5)], request(1, 1, expires_at=at(0)), ("rejected", "A", 0, 5, "expired")),
+    case("anywhere: who has all of it", [stock(3, "A"), stock(5, "B")], request(1, 4, location="*"),
+         ("accepted", "B", 4, 5, None)),
+    case("anywhere: nobody has all of it", [stock(3, "A"), stock(5, "B")], request(1, 6, location="*"),
+         ("rejected", "*", 0, 5, "not_enough")),
+    case("anywhere, in part: who has most", [stock(3, "A"), stock(5, "B")], request(1, 6, location="*", partial=True),
+         ("partial", "B", 5, 5, "not_enough")),
+    case("anywhere, and nowhere", [], request(1, 6, location="*"), ("rejected", "*", 0, None, "no_baseline")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("facts", "wanted", "decided"), DECIDED)
+def test_a_request_is_decided_by_what_there_is(
+    facts: list[StockFact], wanted: StockFact, decided: tuple[Any, ...]
+) -> None:
+    """And what was promised is held at once."""
+    here = desk()
+    here.tell(*facts)
+    assert here.tell(wanted) == ["applied"]
+    [answer] = answers(here)
+    assert (answer.verdict, answer.location, answer.units, answer.available, answer.reason) == decided
+    if answer.units:
+        record = here.record(f"SKU|{answer.location}")
+        assert (record.committed, record.shortage) == (answer.units + 3 * (facts[-1].source == "q"), 0)
+
+
+def test_safety_stock_is_not_promised() -> None:
+    """Neither at a named location nor anywhere."""
+    here = desk(policy("p", {"location": "A"}, safety_stock=3))
+    here.tell(stock(5), stock(4, "B"), request(1, 3), request(2, 3, location="*", reservation="Q"))
+    first, second = answers(here)
+    assert (first.verdict, first.available, second.location) == ("rejected", 2, "B")
+
+
+def test_a_mode_that_is_off_promises_nothing() -> None:
+    """What can be picked up there is an alternative."""
+    here = desk(location("A", ship=False))
+    here.tell(stock(5), request(1, 2))
+    [answer] = answers(here)
+    assert (answer.verdict, answer.reason) == ("rejected", "location_off")
+    assert answer.alternatives == (Alternative("A", "pickup", 5),)
+
+
+def item(lifecycle: str) -> ItemSet:
+    """What is said of the SKU."""
+    said: dict[str, Any] = {"id": "i", "source": "pim", "occurred_at": at(0), "sku": "SKU", "brand": "b"}
+    return ItemSet(**said, category="c", lifecycle=lifecycle)  # type: ignore[arg-type]
+
+
+# The lifecycle, stock, units wanted, then verdict, units, backordered and reason, with five that may be backordered.
+LIFECYCLES = [
+    case("from stock first", "active", 5, 4, ("accepted", 4, 0, None)),
+    case("the rest is backordered", "active", 5, 8, ("accepted", 8, 3, None)),
+    case("up to the limit", "active", 5, 11, ("rejected", 0, 0, "not_enough")),
+    case("before it is out, only backorders", "preorder", 5, 4, ("accepted", 4, 4, None)),
+    case("what ends sells through", "discontinued", 5, 5, ("accepted", 5, 0, None)),
+    case("and is not backordered", "discontinued", 5, 6, ("rejected", 0, 0, "not_enough")),
+    case("what is delisted is not sold", "delisted", 5, 1, ("rejected", 0, 0, "delisted")),
+]
+
+
+@pytest.mark.parametrize(("lifecycle", "there", "wanted", "decided"), LIFECYCLES)
+def test_the_lifecycle_decides_what_may_be_promised(
+    lifecycle: str, there: int, wanted: int, decided: tuple[Any, ...]
+) -> None:
+    """And when the missing units are expected, if somebody has said so."""
+    here = desk(policy("p", backorder_limit=5))
+    here.ledger.apply_item("SKU", item(lifecycle), 0)
+    here.tell(stock(there), fact("inbound.expected", 1, 9, eta=at(60)), request(2, wanted))
+    [answer] = answers(here)
+    assert (answer.verdict, answer.units, answer.backordered, answer.reason) == decided
+    assert answer.expected_at_us == (us(60) if answer.backordered else None)
+
+
+def test_policies_of_the_channel_count() -> None:
+    """A marketplace may have a safety stock of its own."""
+    here = desk(policy("p", {"channel": "marketplace"}, safety_stock=4))
+    here.tell(stock(5), request(1, 2, channel="marketplace"), request(2, 2, channel="web", reservation="Q"))
+    assert [answer.verdict for answer in answers(here)] == ["rejected", "accepted"]
+
+
+PARIS, LYON, LILLE = (48.86, 2.35), (45.76, 4.84), (50.63, 3.06)
+
+
+def point(name: str, where: tuple[float, float], **own: Any) -> LocationSet:
+    """A location with its coordinates."""
+    return location(name, latitude=where[0], longitude=where[1], **own)
+
+
+def test_the_nearest_comes_first() -> None:
+    """Of those that have the whole line, and among the alternatives."""
+    here = desk(point("PARIS", PARIS), point("LYON", LYON), point("LILLE", LILLE))
+    here.tell(stock(1, "PARIS"), stock(5, "LYON"), stock(9, "LILLE"))
+    near = Coordinates(*PARIS)
+    here.tell(request(1, 3, location="*", near=near), request(2, 20, location="PARIS", reservation="Q"))
+    first, second = answers(here)
+    assert first.location == "LILLE"  # 204 km; Lyon is 392 km away
+    assert [one.location for one in second.alternatives if one.mode == "ship"] == ["LILLE", "LYON"]
+
+
+@pytest.mark.parametrize(("mode", "first"), [("ship", "DC"), ("pickup", "STORE")])
+def test_among_equals_the_kind_decides(mode: str, first: str) -> None:
+    """Warehouses ship, stores hand out."""
+    here = desk(location("STORE"), location("DC", kind="warehouse"))
+    here.tell(stock(5, "STORE"), stock(5, "DC"), request(1, 1, location="*", mode=mode))
+    assert answers(here)[0].location == first
+
+
+def test_distances_are_those_of_the_earth() -> None:
+    """Within a percent; unknown points are infinitely far."""
+    assert distance_km(Coordinates(*PARIS), point("L", LYON)) == pytest.approx(392, rel=0.01)
+    assert distance_km(None, point("L", LYON)) == distance_km(Coordinates(*PARIS), location("X")) == float("inf")
+
+
+def test_alternatives_tell_what_is_on_its_way() -> None:
+    """With its date."""
+    here = desk()
+    here.tell(stock(1), fact("inbound.expected", 1, 5, eta=at(60)), request(2, 3))
+    assert answers(here)[0].alternatives == (Alternative("A", "pickup", 1), Alternative("A", "ship", 5, us(60)))
+
+
+def test_a_repeat_gets_the_same_answer() -> None:
+    """Whatever has changed since."""
+    here, wanted = desk(), request(1, 5)
+    here.tell(stock(5), wanted, stock(9))
+    assert here.tell(wanted) == ["duplicate"]
+    first, second = answers(here)
+    assert first == second
+    assert here.record(A).committed == 5
+
+
+def test_another_request_for_the_same_line_replaces_the_hold() -> None:
+    """If it can be granted; if not, what was promised stays."""
+    here = desk()
+    here.tell(stock(5), request(1, 3), request(2, 5), request(3, 6))
+    assert [answer.verdict for answer in answers(here)] == ["accepted", "accepted", "rejected"]
+    assert here.record(A).committed == 5
+
+
+def test_a_hold_that_was_granted_lives_like_any_other() -> None:
+    """It is consumed, renewed, released and ends."""
+    here = desk()
+    here.tell(stock(9), request(1, 5, expires_at=at(60)), fact("pos.sale", 2, 2, reservation="R"))
+    assert (here.record(A).on_hand, here.record(A).committed) == (7, 3)
+    here.tell(fact("reservation.renewed", 3, expires_at=at(90)))
+    assert here.record(A, 70).committed == 3
+    assert here.record(A, 90).committed == 0
+
+
+def test_only_one_can_have_the_last_unit() -> None:
+    """10,000 races between two shoppers over one unit, in random order with sales and returns: never both."""
+    chance = random.Random(7)
+    here = desk()
+    for race in range(10_000):
+        own = {"sku": f"SKU-{race}"}
+        here.tell(fact("wms.receipt", 0, 1, **own))
+        requests = [request(1, 1, reservation=name, source=name, **own) for name in ("R-1", "R-2")]
+        chance.shuffle(requests)
+        here.tell(*requests)
+        verdicts = sorted(answer.verdict for answer in answers(here))
+        assert verdicts == ["accepted", "rejected"]
+        assert here.record(f"SKU-{race}|A").shortage == 0
+
+
+# What a crash leaves
+
+
+def restarted(desk: Desk, only_decisions: bool = False) -> Desk:
+    """Another process with what the first one has flushed, or with no more than its decisions."""
+    records = {key: packed for key, packed in desk.ledger.flush() if packed is not None}
+    kept = {key: packed for key, packed in records.items() if is_verdict_key(key) or not only_decisions}
+    again = Desk(Ledger(Policies()))
+    again.ledger.restore(kept, [], us(0))
+    return again
+
+
+def test_a_decision_that_is_durable_is_not_made_again() -> None:
+    """All else was lost, and the replay reads the requests before the stock: they are answered as before."""
+    first = told(stock(5), *(wanted := [request(1, 4), request(2, 4, reservation="Q")]))
+    again = restarted(first, only_decisions=True)
+    again.tell(*wanted, stock(5))
+    assert answers(again) == answers(first)
+    assert (again.record(A).committed, again.ledger.verdicts.promised(A)) == (4, 0)
+
+
+def test_what_was_promised_and_is_not_held_yet_is_not_promised_twice() -> None:
+    """A decision survived and its hold did not: who comes before it in the replay cannot have the units."""
+    early, promised = request(1, 4, reservation="Q"), request(2, 4)
+    first = desk()
+    first.tell(stock(5))
+    first.next[2] = 1
+    first.tell(promised)
+    again = restarted(first, only_decisions=True)
+    again.tell(stock(5), early, promised)
+    assert [answer.verdict for answer in answers(again)] == ["rejected", "accepted"]
+    assert again.record(A).committed == 4
+
+
+def test_answers_are_given_again_after_a_restart() -> None:
+    """Whether the first ones were sent is not known; they are the same."""
+    facts = [stock(5), request(1, 4), request(2, 4, reservation="Q")]
+    first = desk()
+    first.tell(*facts)
+    again = restarted(first)
+    again.tell(*facts)
+    assert answers(again) == answers(first)
+    assert again.record(A) == first.record(A)
+
+
+def test_answers_are_forgotten_when_nothing_hangs_on_them() -> None:
+    """A day after a rejection, or once the hold has ended."""
+    day = ANSWERED_HORIZON_US / 1e6
+    here = desk()
+    here.tell(stock(5), request(1, 4), request(2, 4, reservation="Q"))
+    here.ledger.advance(us(2 * day))
+    assert len(here.ledger.verdicts) == 1
+    here.tell(fact("reservation.released", 2 * day))
+    here.ledger.advance(us(3 * day) + HOUR_US)
+    assert len(here.ledger.verdicts) == 0
+
+
+def test_one_request_too_many_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is a dead letter, and has no answer."""
+    monkeypatch.setattr(commitments, "ORDERS_PER_SKU_MAX", 1)
+    here = desk()
+    here.tell(stock(9), request(1, 1))
+    with pytest.raises(LimitReached):
+        here.tell(request(2, 1, reservation="Q"))
+    assert len(answers(here)) == 1
