@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from operations.audit.answers import Identity
 from operations.audit.folds import OpenHold, allocations, open_holds
 from operations.audit.supply import Back, Coming, Key, coming_by_key, legal_next
 
@@ -36,6 +37,7 @@ class Recomputed:
             first), on_hand, unavailable, committed, baseline, in_transit, inbound, next_inbound_at.
         duplicates: facts without a second effect, by partition.
         applied: facts with an effect or absorbed by a count, by partition.
+        requests: sku, source and id of the requests that nobody granted and that repeat nothing.
         in_flux: keys of which a hold ended or an ETA passed while the outputs were read.
     """
 
@@ -43,6 +45,7 @@ class Recomputed:
     duplicates: dict[int, int]
     applied: dict[int, int]
     in_flux: frozenset[tuple[str, str]]
+    requests: frozenset[Identity]
 
 
 def recompute(facts: pl.DataFrame, moment: Moment) -> Recomputed:
@@ -66,7 +69,8 @@ def recompute(facts: pl.DataFrame, moment: Moment) -> Recomputed:
     applied = _by_partition(distinct)
     total = _by_partition(facts)
     duplicates = {partition: total[partition] - applied.get(partition, 0) for partition in total}
-    return Recomputed(balances, duplicates, applied, in_flux | due)
+    rejected = distinct.filter(pl.col("type") == "reservation.requested").select(_IDENTITY)
+    return Recomputed(balances, duplicates, applied, in_flux | due, frozenset(rejected.iter_rows()))
 
 
 def without_duplicates(facts: pl.DataFrame) -> pl.DataFrame:

@@ -95,6 +95,7 @@ def audit(
     rows = [expected_records(recomputed.balances, settings, items, at) for at in (moment.earliest_us, *dates)]
     compare_topic(pl.concat(rows), published.columns(), findings)
     published.report_stale()
+    answers.report_unanswered(recomputed.requests)
     if view is not None:
         entries = published.entries()
         compare_view(entries, view, entries.keys() if dates else recomputed.in_flux, findings)
