@@ -306,6 +306,12 @@ class Supply:
         back = tuple(one for parts in (given or {}).values() for one in parts)
         return Incoming(in_transit, inbound, min(etas, default=None), back)
 
+    def overdue(self, key: str, clock_us: int) -> int:
+        """Units of transfers that should have arrived at `sku|location` by a time."""
+        coming = self._coming.parts.get(key, {}).items()
+        late = [part for state_key, parts in coming if _TRANSFER in state_key for part in parts]
+        return sum(units for units, eta_us in late if eta_us is not None and eta_us <= clock_us)
+
     def dated(self, key: str) -> list[tuple[int, int | None]]:
         """Units on their way to `sku|location`, each with its ETA, in no order."""
         return [part for parts in self._coming.parts.get(key, {}).values() for part in parts]
@@ -368,7 +374,11 @@ class Supply:
         known = _unpacked(key, packed)
         sku = key.partition("|")[0]
         self._add(sku, key, known, known.last_us())
-        return self._index(sku, key, known)
+        concerned = self._index(sku, key, known)
+        if isinstance(known, Transfer):
+            # Also where everything has arrived: a crash may have come between this record and that of the balance.
+            concerned += [f"{sku}|{shipment.to}" for shipment in known.shipments]
+        return concerned
 
     def rewrite(self, key: str) -> None:
         """Write this key again with the next flush: what stands on the topic is not ours."""

@@ -171,6 +171,13 @@ def test_a_destination_survives_without_its_balance() -> None:
     assert again.record(B).in_transit == 4
 
 
+def test_a_destination_is_told_of_although_everything_had_arrived_before() -> None:
+    """Clocks differ: what was received elsewhere before it was shipped leaves nothing on the way, and is told."""
+    desk = told(RECEIPT, fact("transfer.received", 0.5, 4, location="C"), shipped(1, 4))
+    assert desk.record(B).in_transit == 0
+    assert restarted(desk, left_out=B).record(B).in_transit == 0
+
+
 def test_a_replayed_fact_changes_nothing_twice() -> None:
     """Each transfer knows up to which offset it has heard."""
     desk = told(RECEIPT, shipped(1, 4), cancelled(2, 1))
