@@ -39,6 +39,7 @@ _INPUTS = {topic.name: position for position, topic in enumerate(KEYED_INPUTS)}
 def explain(found: Found, question: Question, now: datetime) -> Explanation | Unknown:
     """The explanation, or what to check where nothing is known of the SKU or the location."""
     records = {key: packed for key, packed in found.state.items() if "|" in key}
+    found.policies.advance(micros(now))
     ledger = Ledger(found.policies)
     ledger.restore(records, (), micros(now))
     positions = list(ledger.restored_positions)
@@ -69,7 +70,7 @@ def explain(found: Found, question: Question, now: datetime) -> Explanation | Un
 def _place(found: Found, ledger: Ledger, location: str, positions: list[int], movements: int, now: datetime) -> Place:
     key = availability_key(found.sku, location)
     balance, seen = ledger.balance(key), ledger.view(key)
-    terms = ledger.policies.terms(found.sku, location)
+    terms = ledger.policies.terms(found.sku, location, ledger.items.by_sku.get(found.sku))
     described = found.locations.get(location)
     count = balance.count
     physical = seen.on_hand - seen.unavailable

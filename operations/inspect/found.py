@@ -14,7 +14,7 @@ from schemas.events import Refusal, decode, decode_setting
 from schemas.records import Availability, decode_availability
 from schemas.state import CLAIM_KEY, JOURNAL_PREFIX, OUTCOMES_KEY, decode_claim, open_envelope
 from schemas.topics import KEYED_INPUTS
-from stock.events import LocationSet, PolicyRemoved, PolicySet, StockFact
+from stock.events import LocationSet, PolicyRemoved, PolicySet, SourceAlive, StockFact
 from stock.ledger import OUTCOMES
 from stock.policies import Policies
 from stock.recent import Chunk
@@ -103,6 +103,10 @@ class Found:
             elif isinstance(setting, PolicySet):
                 self.policies.set_policy(setting)
                 self.policy_sets[setting.policy] = setting
+            elif isinstance(setting, SourceAlive):
+                self.policies.set_alive(setting)
+            elif kind == "alive":
+                self.policies.remove_alive(*_location_and_feed(name))
             elif kind == "location":
                 self.policies.remove_location(name)
                 self.locations.pop(name, None)
@@ -135,6 +139,12 @@ class Found:
     def letters_by_reason(self) -> dict[str, int]:
         """How many letters there are of each reason."""
         return dict(Counter(headers.get("dead-letter.reason", "?") for _, headers in self.letters))
+
+
+def _location_and_feed(name: str) -> tuple[str, str]:
+    """What the key of a heartbeat names behind `alive:`."""
+    location, _, feed = name.rpartition(":")
+    return location, feed
 
 
 def _raw(value: bytes | None) -> dict[str, Any] | None:

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from stock.availability import IN_STOCK, LOW_STOCK, STATUSES, ModeView, View
+from stock.availability import (
+    BACKORDERABLE,
+    DISCONTINUED,
+    IN_STOCK,
+    LOW_STOCK,
+    PREORDERABLE,
+    STATUSES,
+    ModeView,
+    View,
+)
 from stock.terms import ModeTerms
 
 
@@ -15,6 +24,14 @@ def why(mode: str, seen: View, told: ModeView, terms: ModeTerms) -> str:
         return f"A policy with enabled=false excludes {mode} here."
     if told.reason == "no_baseline":
         return "Nobody has ever counted or received anything here, so what lies there is not known; send a wms.count."
+    if told.reason == "stale_source":
+        return "A feed of the location has been silent for longer than it promised, and no policy sets a stale_buffer."
+    if told.status == BACKORDERABLE:
+        return f"Nothing is free ({raw}), and {seen.backorder_left} more may be sold without stock (backorder_limit)."
+    if told.status == PREORDERABLE:
+        return f"The item is on preorder: {seen.backorder_left} may be sold before there is any (backorder_limit)."
+    if told.status == DISCONTINUED:
+        return "The item is discontinued, and what was left of it is sold."
     if told.status == IN_STOCK:
         return f"{told.available} can be sold, more than the low-stock level of {terms.enter}."
     if told.status == LOW_STOCK:

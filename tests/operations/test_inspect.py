@@ -20,7 +20,7 @@ from schemas.events import setting_key
 from schemas.records import encode, micros
 from schemas.state import CLAIM_KEY, Claim, encode_claim, seal
 from schemas.topics import AVAILABILITY, DEAD_LETTERS, STOCK_SETTINGS, STOCK_STATE
-from stock.events import LocationSet, PolicySet, StockFact
+from stock.events import ItemSet, LocationSet, PolicySet, SourceAlive, StockFact
 from stock.ledger import Ledger
 from stockflow.cli import app
 from tests.oracle import topic_of
@@ -123,6 +123,13 @@ SENTENCES: list[tuple[str, tuple[StockFact, ...], tuple[Setting, ...], str, str]
         (location("A", ship=False),),
         "OUT_OF_STOCK",
         "The location does not sell by ship: its location.set says so.",
+    ),
+    (
+        "sold without stock",
+        (COUNT, hold(1, 12)),
+        (policy("more", backorder_limit=5),),
+        "BACKORDERABLE",
+        "Nothing is free (-2), and 3 more may be sold without stock (backorder_limit).",
     ),
     (
         "excluded",
@@ -238,6 +245,25 @@ def test_policies_in_scope_are_listed_and_a_removed_one_is_not() -> None:
     assert place(found).policies[0].values == {"buffer": 1}
     found.add_settings([log_record(STOCK_SETTINGS.name, 9, "policy:here", None)])
     assert place(found).policies == []
+
+
+def test_items_and_heartbeats_count_as_they_do_in_the_pipeline() -> None:
+    """A policy of a category applies to the SKUs that are in it; a silent feed makes its location unknown."""
+    item = ItemSet(id="i", source="erp", occurred_at=at(0), sku="SKU", brand="b", category="bakery", lifecycle="active")
+    settings = (policy("bread", {"category": "bakery"}, safety_stock=4),)
+    desk = Desk(Ledger(rules(*settings)))
+    desk.ledger.apply_item("SKU", item, 0)
+    desk.tell(COUNT)
+    found = found_after(COUNT, settings=settings)
+    found.add_state(
+        log_record(STOCK_STATE.name, n, key, None if packed is None else seal(1) + packed)
+        for n, (key, packed) in enumerate(desk.ledger.flush())
+    )
+    assert (place(found).ship.available, place(found).ship.policy) == (6, "bread")
+    said = {"id": "h", "source": "pos", "occurred_at": at(0)}
+    alive = SourceAlive(**said, location="A", feed="pos", until=at(NOW - 1))
+    found.add_settings([log_record(STOCK_SETTINGS.name, 9, setting_key(alive), msgspec.json.encode(alive))])
+    assert place(found).ship.why.startswith("A feed of the location has been silent")
 
 
 def test_an_unknown_sku_or_location_gets_advice() -> None:
