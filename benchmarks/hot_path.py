@@ -81,6 +81,14 @@ class Lists:
         """Take availability records."""
         self.sent.append(("availability", partition, records, done))
 
+    def network(self, partition: int, records: Sequence[tuple[str, bytes | None]], done: Delivered) -> None:
+        """Take network records."""
+        self.sent.append(("network", partition, records, done))
+
+    def alert(self, partition: int, sku: str, value: bytes, done: Delivered) -> None:
+        """Take an alert."""
+        self.sent.append(("alert", partition, [(sku, value)], done))
+
     def state(self, partition: int, records: Sequence[tuple[str, bytes | None]], done: Delivered) -> None:
         """Take state records."""
         self.sent.append(("state", partition, records, done))

@@ -14,10 +14,14 @@ __all__ = [
     "EPOCH",
     "Availability",
     "Cause",
+    "NetworkAvailability",
+    "Promise",
     "Sources",
+    "StockAlert",
     "availability_key",
     "cloudevents_headers",
     "decode_availability",
+    "decode_network",
     "encode",
     "micros",
     "moment",
@@ -109,11 +113,58 @@ class ReservationVerdict(Struct, frozen=True, gc=False):
     alternatives: list[Alternative]
 
 
+class Promise(Struct, frozen=True, gc=False):
+    """Units that can be promised from a moment on, with what is dated to arrive until then."""
+
+    at: datetime
+    units: int
+
+
+class NetworkAvailability(Struct, frozen=True, gc=False):
+    """One record of `network-availability.v1`: what a channel (`*`: any) can sell of a SKU over all locations."""
+
+    version: int
+    sku: str
+    channel: str
+    status: str
+    status_ship: str
+    status_pickup: str
+    available_to_ship: int | None
+    available_in_store: int | None
+    locations_in_stock: int
+    locations_unknown: int
+    on_hand: int
+    committed: int
+    in_transit: int
+    inbound: int
+    next_inbound_at: datetime | None
+    atp: list[Promise]
+    shortage: int
+    backorder_left: int
+    cause: Cause
+    changed_at: datetime
+
+
+class StockAlert(Struct, frozen=True, gc=False):
+    """One record of `stock-alerts.v1`: an alert opens or closes; readers go by `alert` and `state`."""
+
+    alert: str
+    kind: str
+    state: str
+    sku: str
+    location: str
+    units: int
+    references: dict[str, str]
+    opened_at: datetime
+    closed_at: datetime | None
+
+
 # Left out when two records are compared: they never make a record by themselves.
 VOLATILE_FIELDS = frozenset({"version", "lane", "cause", "sources", "changed_at"})
 
 _encoder = msgspec.json.Encoder()
 _availability_decoder = msgspec.json.Decoder(Availability)
+_network_decoder = msgspec.json.Decoder(NetworkAvailability)
 
 
 def encode(record: Struct) -> bytes:
@@ -140,6 +191,15 @@ def decode_verdict(value: bytes) -> ReservationVerdict:
         msgspec.ValidationError: the value is not such a record.
     """
     return _verdict_decoder.decode(value)
+
+
+def decode_network(value: bytes) -> NetworkAvailability:
+    """The typed record of one `network-availability.v1` value.
+
+    Raises:
+        msgspec.ValidationError: the value is not such a record.
+    """
+    return _network_decoder.decode(value)
 
 
 def cloudevents_headers(key: str, record: Availability, traceparent: bytes | None) -> list[tuple[str, bytes]]:

@@ -66,6 +66,7 @@ class CommitMetadata(msgspec.Struct, frozen=True, array_like=True):
     generation: int
     availability: int
     dead_letters: int
+    network: int | None = None  # None in metadata from before there was this output: its tail begins at the log's start
 
 
 def seal(generation: int) -> bytes:
@@ -113,9 +114,9 @@ def decode_outcomes(value: bytes) -> Outcomes:
     return Outcomes(dict(zip(OUTCOMES, totals.by_outcome, strict=True)), totals.positions)
 
 
-def encode_metadata(generation: int, availability: int, dead_letters: int) -> str:
+def encode_metadata(generation: int, availability: int, dead_letters: int, network: int | None = None) -> str:
     """Commit metadata as short text (Kafka stores at most about 4,000 bytes of it)."""
-    return msgspec.json.encode(CommitMetadata(1, generation, availability, dead_letters)).decode()
+    return msgspec.json.encode(CommitMetadata(1, generation, availability, dead_letters, network)).decode()
 
 
 def decode_metadata(text: str | None) -> CommitMetadata | None:

@@ -26,6 +26,7 @@ from schemas.records import (
     Cause,
     ReservationVerdict,
     Sources,
+    StockAlert,
     cloudevents_headers,
     encode,
     micros,
@@ -33,6 +34,9 @@ from schemas.records import (
 )
 from schemas.state import COUNTER_MAX, JOURNAL_PREFIX, OUTCOMES_KEY, encode_metadata, seal
 from sinks.latency import LaneLatencies
+from sinks.network_lane import NetworkLane, NetworkWire, Tail
+from sinks.streams import Delivered, Stream
+from stock.alerts import Owed
 from stock.availability import DELISTED, STATUSES, View, is_urgent
 from stock.balance import Balance
 from stock.balance import Cause as CauseValues
@@ -128,6 +132,15 @@ def verdict_of(sku: str, decision: Decision) -> ReservationVerdict:
     )
 
 
+def alert_of(owed: Owed) -> StockAlert:
+    """The record of one state of an alert."""
+    key, _, kind = owed.name.rpartition("|")
+    sku, _, location = key.partition("|")
+    opened_at, closed_at = moment(owed.opened_us), moment(owed.closed_us)
+    assert opened_at is not None
+    return StockAlert(owed.id, kind, owed.state, sku, location, owed.units, {}, opened_at, closed_at)
+
+
 def headers_of(message: Message) -> list[Any] | None:
     """A record's headers, or None if the client cannot read a header's name: Kafka itself takes any bytes."""
     try:
@@ -150,11 +163,8 @@ class Letter:
     topic: int
 
 
-class Wire(Protocol):
+class Wire(NetworkWire, Protocol):
     """How an outlet reaches Kafka: the publisher implements it, tests fake it."""
-
-    def failed(self, error: KafkaError, message: Message) -> None:
-        """A record was not delivered."""
 
     def availability(
         self,
@@ -170,6 +180,9 @@ class Wire(Protocol):
     ) -> None:
         """Append one dead letter."""
 
+    def alert(self, partition: int, sku: str, value: bytes, done: Delivered) -> None:
+        """Append one alert."""
+
     def state(self, partition: int, records: Sequence[tuple[str, bytes | None]], done: Delivered) -> None:
         """Append state records, in order, and call back for each."""
 
@@ -177,35 +190,7 @@ class Wire(Protocol):
         """Append answers to requests, in order, and call back for each."""
 
 
-Delivered = Callable[["KafkaError | None", Message], None]
 StateRecords = list[tuple[str, "bytes | None"]]
-
-
-@dataclass
-class _Stream:
-    """One output partition that only we write: what was sent, what is acknowledged, where it must continue."""
-
-    next_offset: int
-    sent: int = 0
-    acked: int = 0
-    gap_from: int | None = None
-
-    @property
-    def idle(self) -> bool:
-        return self.sent == self.acked
-
-    def acknowledge(self, offset: int | None) -> None:
-        """Note one acknowledged offset; anything but the next one means that somebody else wrote."""
-        self.acked += 1
-        if offset is None or offset != self.next_offset:
-            self.suspect()
-        if offset is not None:
-            self.next_offset = offset + 1
-
-    def suspect(self) -> None:
-        """Somebody else wrote at or after the offset that should be next."""
-        if self.gap_from is None:
-            self.gap_from = self.next_offset
 
 
 @dataclass
@@ -217,6 +202,7 @@ class _Cut:
     availability_sent: int
     letters_sent: int
     waiting: set[str]
+    alerts: list[Owed]  # sent when all of its state is durable
     stages: deque[StateRecords]  # what is still to be sent, each when all before it is acknowledged
     answers: list[tuple[str, Decision]]  # to requests: sent once all stages are acknowledged
 
@@ -257,6 +243,7 @@ class OutletStats:
     """Counts of one process over all its outlets."""
 
     records_by_lane: dict[str, int] = field(default_factory=lambda: {"urgent": 0, "routine": 0})
+    networks_by_lane: dict[str, int] = field(default_factory=lambda: {"urgent": 0, "routine": 0})
     state_records: int = 0
     letters_by_reason: dict[str, int] = field(default_factory=dict)
     foreign_writes: int = 0
@@ -274,6 +261,8 @@ class Outlet:
             the restored state, so they are not published before the replay is through, and then in any case.
         on_published: told of each acknowledged availability record: partition, key, value, offset, and its mark
             (`sinks.latency.LaneLatencies`).
+        network_tail: the same as `next_offsets`, `tail_starts` and `shown` for the network records.
+        on_network_published: told of each acknowledged network record: partition, key, value, offset.
         routine_interval_s: how long routine changes are collected; 0 publishes each at once.
         with_headers: give every availability record CloudEvents headers.
     """
@@ -293,6 +282,8 @@ class Outlet:
         routine_interval_s: float,
         stats: OutletStats,
         with_headers: bool = False,
+        network_tail: Tail | None = None,
+        on_network_published: Callable[[int, str, bytes | None, int], None] = lambda *_: None,
     ) -> None:
         self.partition, self.epoch, self.generation = partition, epoch, generation
         self.ledger = ledger
@@ -302,15 +293,26 @@ class Outlet:
         self.traces: dict[str, bytes] = {}  # traceparent of the newest event behind a key's next record
         self._with_headers = with_headers
         state_next, availability_next, letters_next = next_offsets
-        self.state_stream = _Stream(state_next)
-        self.availability_stream = _Stream(availability_next)
-        self.letters_stream = _Stream(letters_next)
+        self.state_stream = Stream(state_next)
+        self.availability_stream = Stream(availability_next)
+        self.letters_stream = Stream(letters_next)
         self._wire = wire
         self._known_letters = known_letters
         self._on_published = on_published
         self._interval_s = routine_interval_s
         self._stats = stats
         self._counter = 0
+        self._alerts_in_flight: set[tuple[str, str]] = set()
+        self.network = NetworkLane(
+            wire,
+            partition,
+            ledger,
+            network_tail or Tail(),
+            generation,
+            on_network_published,
+            routine_interval_s,
+            stats.networks_by_lane,
+        )
         self._seal = seal(generation)
         self._in_flight: deque[tuple[str, bytes | None, tuple[int, int], int]] = deque()
         self._latest: dict[str, tuple[int, int]] = {}  # digest and statuses of the newest record in flight
@@ -332,6 +334,7 @@ class Outlet:
     def caught_up(self) -> None:
         """The replay is through: now our truth of every key may be told, and every key is looked at once."""
         self.catching_up = False
+        self.network.caught_up()
         self.show_again(self._shown)
         self._shown = set()
         self.look_again(None, None, None)
@@ -345,6 +348,7 @@ class Outlet:
         touched, self.ledger.touched = self.ledger.touched, {}
         if touched:
             self._send(touched.items(), now, now_us, False)
+        self.network.send(now, now_us)
 
     def publish_due(self, now: float, now_us: int) -> None:
         """Send the newest state of the keys whose routine interval is over."""
@@ -358,10 +362,13 @@ class Outlet:
                 due.append((key, since))
         if due:
             self._send(due, now, now_us, True)
+            self.network.send(now, now_us)
+        self.network.send_due(now, now_us)
 
     def _send(self, keys: Iterable[tuple[str, int]], now: float, now_us: int, due: bool) -> None:
         ledger, forced, latest, waiting = self.ledger, self.ledger.forced, self._latest, self._waiting
         in_flight, stream, lane_time = self._in_flight, self.availability_stream, bool(self._interval_s)
+        network = self.network
         may_wait = lane_time and not due
         changed_at = EPOCH + timedelta(microseconds=now_us)
         withheld = self._shown if self.catching_up else ()
@@ -375,9 +382,12 @@ class Outlet:
                 self._wait(key, since_us)
                 continue
             seen, balance = ledger.settle(key)
+            if seen.shortage or seen.in_transit or ledger.alerts or ledger.policies.with_reorder_point:
+                ledger.judge(key, seen, now_us)
             digest = digest_of(seen)
             before_digest, before = latest.get(key) or (balance.digest, balance.published)
             if digest == before_digest and key not in forced:
+                network.note(key, seen)
                 self._no_longer_waiting(key)
                 continue
             statuses = seen.statuses()
@@ -391,6 +401,7 @@ class Outlet:
             version = self.generation << 32 | self._counter
             lane = "urgent" if urgent else "routine"
             cause = ledger.publishing(key)
+            network.count_in(key, seen, cause, urgent)
             value: bytes | None = None
             headers: list[Header] = []
             if statuses != _DELISTED:
@@ -484,6 +495,7 @@ class Outlet:
         if not sweep.at:
             sweep.keys = self.ledger.keys()
         at, looked = sweep.at, 0
+        judges = bool(self.ledger.alerts) or self.ledger.policies.with_reorder_point  # alerts are told by no record
         upto = min(len(sweep.keys), at + PASS_KEYS)
         while at < upto and looked < SWEEP_KEYS:
             key = sweep.keys[at]
@@ -500,11 +512,13 @@ class Outlet:
             else:
                 continue
             looked += 1
+            if (sweep.skus is not None or sweep.all_keys) and self.ledger.network.is_first(sku, key):
+                self.network.look_at(sku)  # rules about no location are a network's as well
             if self.ledger.differs(key, digest_of):
                 if cause is not None:
                     self.ledger.set_cause(key, cause)
                 self.ledger.touched.setdefault(key, 0)
-            elif key in self._latest:
+            elif key in self._latest or judges:
                 self.ledger.touched.setdefault(key, 0)
         sweep.at = at
         if at == len(sweep.keys):
@@ -554,9 +568,11 @@ class Outlet:
         in_doubt = self._latest.keys() | self._waiting.keys()
         seal = self._seal
         stages = in_stages(
-            (key, None if packed is None else seal + packed) for key, packed in self.ledger.flush(in_doubt, complete)
+            (key, None if packed is None else seal + packed)
+            for key, packed in self.ledger.flush(in_doubt, complete, self.network.in_doubt())
         )
         answers, self.ledger.answers = self.ledger.answers, []
+        self.network.mark(self._waiting)
         self._cut_at, self._cut_wanted_at = now, None
         # What a restart must show again stays in its tail until it has been shown.
         tail_start = self._tail_start if self._shown else self.availability_stream.next_offset
@@ -564,10 +580,11 @@ class Outlet:
         letters_start = self._letters_start if self.catching_up else self.letters_stream.next_offset
         self._cut = _Cut(
             tuple(self.ledger.totals.positions),
-            encode_metadata(self.generation, tail_start, letters_start),
+            encode_metadata(self.generation, tail_start, letters_start, self.network.tail_start),
             self.availability_stream.sent,
             self.letters_stream.sent,
             set(self._waiting),
+            self.ledger.alerts.owed(),
             stages,
             answers,
         )
@@ -595,7 +612,7 @@ class Outlet:
             return False
         if self._cut_wanted_at is None:
             self._cut_wanted_at = now
-        return self.availability_stream.idle or now >= self._cut_wanted_at + interval_s
+        return self.idle or now >= self._cut_wanted_at + interval_s
 
     def cut_ready(self) -> tuple[tuple[int, ...], str] | None:
         """Positions and metadata of a cut whose records are all acknowledged; once."""
@@ -609,9 +626,11 @@ class Outlet:
             or self.verdicts_under_way
             or self.availability_stream.acked < cut.availability_sent
             or self.letters_stream.acked < cut.letters_sent
+            or not self.network.reached
         ):
             return None
         self._cut = None
+        self._send_alerts(cut.alerts)
         self._committed = cut.positions
         return cut.positions, cut.metadata
 
@@ -632,11 +651,45 @@ class Outlet:
             return
         self.verdicts_under_way -= 1
 
+    def _send_alerts(self, alerts: Iterable[Owed]) -> None:
+        """Tell readers of alerts that are durable by now; whatever became of it, a restart tells them what is owed."""
+        for owed in alerts:
+            if (owed.id, owed.state) in self._alerts_in_flight:
+                continue
+            self._alerts_in_flight.add((owed.id, owed.state))
+            self._wire.alert(self.partition, owed.name.partition("|")[0], encode(alert_of(owed)), self._told_of(owed))
+
+    def _told_of(self, owed: Owed) -> Delivered:
+        def delivered(error: KafkaError | None, message: Message) -> None:
+            if error is not None or self.closed or message.offset() is None:
+                self._undelivered(error if message.offset() is not None or error else nowhere(), message)
+                return
+            self._alerts_in_flight.discard((owed.id, owed.state))
+            self.ledger.alerts.told(owed)
+            if owed.state == "closed":
+                self.ledger.touched.setdefault(owed.name.rpartition("|")[0], 0)  # it may have come up again meanwhile
+
+        return delivered
+
+    @property
+    def owes_alerts(self) -> bool:
+        """Whether readers are still to be told of an alert."""
+        return any(self.ledger.alerts.owed())
+
+    @property
+    def idle(self) -> bool:
+        """Whether all availability and network records are acknowledged."""
+        return self.availability_stream.idle and self.network.stream.idle
+
+    @property
+    def streams(self) -> tuple[Stream, ...]:
+        """All output partitions, in the order of `publisher.OutputTopics.in_order`."""
+        return self.state_stream, self.availability_stream, self.letters_stream, self.network.stream
+
     @property
     def has_gap(self) -> bool:
         """Whether somebody else's records in our outputs are not answered yet."""
-        streams = (self.state_stream, self.availability_stream, self.letters_stream)
-        return any(stream.gap_from is not None for stream in streams)
+        return any(stream.gap_from is not None for stream in self.streams)
 
     @property
     def cutting(self) -> bool:
@@ -648,6 +701,8 @@ class Outlet:
         waiting = list(self._waiting.items())
         if waiting:
             self._send(waiting, now, now_us, True)
+        self.network.send(now, now_us)
+        self.network.release_waiting(now, now_us)
 
     def _state_delivered(self, error: KafkaError | None, message: Message) -> None:
         if error is not None or self.closed:
@@ -684,9 +739,9 @@ class Outlet:
     @property
     def backlog(self) -> int:
         """Records sent and not acknowledged."""
-        streams = (self.state_stream, self.availability_stream, self.letters_stream)
-        return sum(stream.sent - stream.acked for stream in streams) + self.verdicts_under_way
+        under_way = self.verdicts_under_way + len(self._alerts_in_flight)
+        return sum(stream.sent - stream.acked for stream in self.streams) + under_way
 
     def close(self) -> None:
         """The partition is lost: acknowledgements that still come are nobody's business any more."""
-        self.closed = True
+        self.closed = self.network.closed = True

@@ -19,7 +19,9 @@ from schemas.dead_letters import Header
 from schemas.state import CLAIM_KEY, Claim, UnknownFormat, decode_claim, encode_claim
 from schemas.topics import DEAD_LETTER_BYTES_MAX
 from sinks.latency import LaneLatencies
-from sinks.outlet import Delivered, Letter, Outlet, OutletStats, nowhere
+from sinks.network_lane import Tail
+from sinks.outlet import Letter, Outlet, OutletStats, nowhere
+from sinks.streams import Delivered
 from stock.balance import Cause
 from stock.ledger import Ledger
 
@@ -75,6 +77,9 @@ class Takeover(Protocol):
     state_next: int
     availability_next: int
     dead_letters_next: int
+    network_next: int
+    network_start: int
+    network_shown: set[str]
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,12 @@ class OutputTopics:
     dead_letters: str
     state: str
     verdicts: str
+    network: str
+    alerts: str
+
+    def in_order(self) -> tuple[str, str, str, str]:
+        """As the streams of an outlet."""
+        return self.state, self.availability, self.dead_letters, self.network
 
 
 @dataclass(frozen=True)
@@ -102,7 +113,7 @@ class Publisher:
 
     Args:
         client_config: librdkafka properties of every client.
-        view: the Redis view.
+        view, network_view: the Redis views of availability and of network records.
         commits: where finished cuts go.
         reader: re-reads a stretch where somebody else wrote.
         writer: this process, unique per start.
@@ -118,6 +129,7 @@ class Publisher:
         topics: OutputTopics,
         pace: Pace,
         view: View,
+        network_view: View,
         commits: CommitRequests,
         reader: RangeReader,
         writer: str,
@@ -131,7 +143,8 @@ class Publisher:
         self.stats = OutletStats()
         self.acknowledged = LaneLatencies()
         self._topics, self._pace = topics, pace
-        self._view, self._commits, self._reader, self._writer = view, commits, reader, writer
+        self._view, self._network_view = view, network_view
+        self._commits, self._reader, self._writer = commits, reader, writer
         self._clock, self._wall_us, self._log = clock, wall_us, log
         self._failure: Exception | None = None
         self._acknowledged_us = 0  # when the poll began that brings acknowledgements: one reading for all of them
@@ -170,9 +183,12 @@ class Publisher:
             self._pace.routine_interval_s,
             self.stats,
             self._with_headers,
+            Tail(restored.network_next, restored.network_start, restored.network_shown),
+            self._network_published,
         )
         self.outlets[partition] = outlet
         self._view.own(partition, restored.generation)
+        self._network_view.own(partition, restored.generation)
 
     def publish(self, partition: int, epoch: int, letters: Sequence[Letter], traces: Mapping[str, bytes]) -> None:
         """Send what a batch of facts changed; a batch of another assignment is dropped."""
@@ -208,6 +224,7 @@ class Publisher:
             del self.outlets[partition]
             outlet.close()
             self._view.disown(partition)
+            self._network_view.disown(partition)
 
     # What the source calls
 
@@ -226,7 +243,7 @@ class Publisher:
             if outlet.has_gap:
                 self._repair(outlet)
             outlet.sweep()
-            if outlet.ledger.touched or outlet.ledger.items_changed:
+            if outlet.ledger.touched or outlet.ledger.items_changed or outlet.network.touched:
                 outlet.publish(now, now_us)
             outlet.publish_due(now, now_us)
             if cuts_allowed and outlet.cut_due(now, self._pace.commit_interval_s):
@@ -271,7 +288,7 @@ class Publisher:
                     self._hand_over(outlet)
                 elif outlet in last_cut or not outlet.cut_due(float("inf"), 0.0):
                     pending.discard(outlet)
-                elif outlet.availability_stream.idle:
+                elif outlet.idle:
                     outlet.cut(self._clock(), complete=True)
                     last_cut.add(outlet)
             self._acknowledged_us = self._wall_us()
@@ -299,6 +316,14 @@ class Publisher:
         if headers:
             return
         self._produce(self._outputs, self._topics.availability, partition, records, done)
+
+    def network(self, partition: int, records: Sequence[tuple[str, bytes | None]], done: Delivered) -> None:
+        """Append network records of one partition, in order; None delists."""
+        self._produce(self._outputs, self._topics.network, partition, records, done)
+
+    def alert(self, partition: int, sku: str, value: bytes, done: Delivered) -> None:
+        """Append one alert."""
+        self._produce(self._outputs, self._topics.alerts, partition, [(sku, value)], done)
 
     def state(self, partition: int, records: Sequence[tuple[str, bytes | None]], done: Delivered) -> None:
         """Append state records of one partition, in order; None deletes."""
@@ -369,6 +394,9 @@ class Publisher:
         self.acknowledged.observe(mark, self._acknowledged_us)
         self._view.delivered(partition, key, value, offset, mark)
 
+    def _network_published(self, partition: int, key: str, value: bytes | None, offset: int) -> None:
+        self._network_view.delivered(partition, key, value, offset, 0)
+
     def _hand_over(self, outlet: Outlet) -> None:
         ready = outlet.cut_ready()
         if ready is not None:
@@ -412,11 +440,7 @@ class Publisher:
                     stream.next_offset = future.result().offset
 
     def _streams(self, outlet: Outlet) -> list[tuple[str, Any]]:
-        return [
-            (self._topics.state, outlet.state_stream),
-            (self._topics.availability, outlet.availability_stream),
-            (self._topics.dead_letters, outlet.letters_stream),
-        ]
+        return list(zip(self._topics.in_order(), outlet.streams, strict=True))
 
     def _repair(self, outlet: Outlet) -> None:
         """Where somebody else wrote: read it, and let our newer truth follow.
@@ -435,6 +459,8 @@ class Publisher:
                 keys = [(key or b"").decode(errors="replace") for key, _ in records]
                 if topic == self._topics.availability:
                     outlet.show_again(keys)
+                elif topic == self._topics.network:
+                    outlet.network.show_again(keys)
                 else:
                     self._refuse_newer_claim(outlet, records)
                     for key in keys:

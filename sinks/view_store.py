@@ -25,6 +25,8 @@ from schemas.records import split_availability_key
 # Stored. Changing these needs a migration.
 AVAILABILITY_PREFIX = "availability:"
 MARKER_PREFIX = "stockflow:view:"
+NETWORK_PREFIX = "network:"
+NETWORK_MARKER_PREFIX = "stockflow:network-view:"
 
 SOCKET_TIMEOUT_S = 1.5  # A black-holed server costs the view's thread this much, never more per answer.
 RECORDS_PER_CALL = 200  # About 120 KB and well under a millisecond of the server's one thread.
@@ -117,11 +119,12 @@ class RedisStore:
     URLs: `redis://`, `rediss://`, `unix://`, `redis+sentinel://host:port,host:port/service/db`,
     `redis+cluster://host:port,host:port`; user, password and query parameters go to redis-py as they are (for the
     last two `ssl=true` or any `ssl_...` parameter switches TLS on; `sentinel_username` and `sentinel_password` are
-    for the sentinels themselves). Replaying any call changes nothing.
+    for the sentinels themselves). Replaying any call changes nothing. `prefix` stands before the SKU of each hash,
+    `marker_prefix` before the partition of each marker.
     """
 
-    def __init__(self, url: str) -> None:
-        self._url = url
+    def __init__(self, url: str, prefix: str = AVAILABILITY_PREFIX, marker_prefix: str = MARKER_PREFIX) -> None:
+        self._url, self._prefix, self._marker_prefix = url, prefix, marker_prefix
         self._client: Any = None  # Redis or RedisCluster, whose methods are typed in part only.
         self._cluster = False
         self._links: dict[str, Any] = {}
@@ -163,9 +166,9 @@ class RedisStore:
         for key, value, generation in changes:
             sku, location = split_availability_key(key)
             if value is None:
-                deletes.append((AVAILABILITY_PREFIX + sku, location, generation))
+                deletes.append((self._prefix + sku, location, generation))
             else:
-                records.append((AVAILABILITY_PREFIX + sku, location, value))
+                records.append((self._prefix + sku, location, value))
         if deletes:
             records.extend(self._bounded(deletes))
         calls: list[tuple[str, Command]] = []
@@ -240,7 +243,7 @@ class RedisStore:
 
     def _marker_keys(self, partition: int) -> list[str]:
         """Where the marker of a partition stands: in a cluster on every primary too, since each can lose its own."""
-        name = f"{MARKER_PREFIX}{partition}"
+        name = f"{self._marker_prefix}{partition}"
         return [name, *(f"{name}:{witness}" for witness in self._witnesses)]
 
     def _call(self, calls: list[tuple[str, Command]]) -> list[Any]:

@@ -517,7 +517,7 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
         if assignment.metadata is None or OFFSET_BEGINNING in assignment.start.values():
             return None
         metadata = assignment.metadata
-        text = encode_metadata(metadata.generation, metadata.availability, metadata.dead_letters)
+        text = encode_metadata(metadata.generation, metadata.availability, metadata.dead_letters, metadata.network)
         return Committed(tuple(assignment.start[topic] for topic in self._options.topics), text)
 
     def _revoked(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:

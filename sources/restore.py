@@ -45,7 +45,7 @@ class Restored:
 
     `records`: packed state by key, the newest that counts. `rewrite`: keys whose newest record on the topic does not.
     `shown`: keys that stand in the tail of the availability topic, `letters`: origins of dead letters
-    already sent. `tail_starts`: where these two tails begin.
+    already sent. `tail_starts`: where these two tails begin. `network_shown`, `network_start`: as for networks.
     The `*_next` offsets are where our own writes must continue without a gap.
     """
 
@@ -57,6 +57,9 @@ class Restored:
     shown: set[str] = field(default_factory=set)
     tail_starts: tuple[int, int] = (0, 0)
     letters: set[tuple[str, int, int]] = field(default_factory=set)
+    network_start: int = 0
+    network_shown: set[str] = field(default_factory=set)
+    network_next: int = 0
     state_next: int = 0
     availability_next: int = 0
     dead_letters_next: int = 0
@@ -82,7 +85,7 @@ class Restorer:
 
     Args:
         client_config: librdkafka properties of every client.
-        state_topic, availability_topic, dead_letters_topic: names on the broker.
+        state_topic, availability_topic, dead_letters_topic, network_topic: names on the broker.
         claim: appends a claim record (partition, generation, count of partitions) to the state topic.
         writer: this process, unique per start.
         partitions: how many the topics have.
@@ -94,11 +97,13 @@ class Restorer:
         state_topic: str,
         availability_topic: str,
         dead_letters_topic: str,
+        network_topic: str,
         claim: Callable[[int, int, int], None],
         writer: str,
         partitions: int,
     ) -> None:
         self._state, self._availability, self._letters = state_topic, availability_topic, dead_letters_topic
+        self._network = network_topic
         self._claim = claim
         self._writer = writer
         self._partitions = partitions
@@ -128,12 +133,14 @@ class Restorer:
 
     def start(self, partition: int, epoch: int, committed: CommitMetadata | None) -> None:
         """Begin to restore; the tails start where the commit says, or at the log's start."""
+        network_start = None if committed is None else committed.network
         tails = {
             self._availability: OFFSET_BEGINNING if committed is None else committed.availability,
             self._letters: OFFSET_BEGINNING if committed is None else committed.dead_letters,
+            self._network: OFFSET_BEGINNING if network_start is None else network_start,
         }
         starts = (0, 0) if committed is None else (committed.availability, committed.dead_letters)
-        progress = _Progress(Restored(partition, epoch, tail_starts=starts), tails)
+        progress = _Progress(Restored(partition, epoch, tail_starts=starts, network_start=network_start or 0), tails)
         progress.newest_seen = 0 if committed is None else committed.generation
         self._progress[partition] = progress
         self._to_assign.append(TopicPartition(self._state, partition, OFFSET_BEGINNING))
@@ -182,7 +189,7 @@ class Restorer:
         """Change the assignment at once for all partitions that are restored: each change costs a round trip."""
         if self._to_assign and self._consumer is None:
             self._consumer = Consumer(self._config)
-            for topic in (self._state, self._availability, self._letters):
+            for topic in (self._state, self._availability, self._letters, self._network):
                 # A client that does not know a topic yet waits half a second before it asks a second time.
                 self._consumer.list_topics(topic, timeout=METADATA_TIMEOUT_S)
         if self._consumer is None:
@@ -218,6 +225,8 @@ class Restorer:
                 progress.tails_done.add(topic)
                 if topic == self._availability:
                     progress.restored.availability_next = offset
+                elif topic == self._network:
+                    progress.restored.network_next = offset
                 else:
                     progress.restored.dead_letters_next = offset
         elif error.code() == KafkaError._AUTO_OFFSET_RESET and message.topic() != self._state:
@@ -314,6 +323,9 @@ class Restorer:
     def _take_tail(self, progress: _Progress, message: Message) -> None:
         if message.topic() == self._availability:
             progress.restored.shown.add((message.key() or b"").decode(errors="replace"))
+            return
+        if message.topic() == self._network:
+            progress.restored.network_shown.add((message.key() or b"").decode(errors="replace"))
             return
         headers: list[Any] = list(message.headers() or ())
         found = origin(headers)

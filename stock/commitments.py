@@ -50,6 +50,17 @@ def reservation_in(key: str) -> str:
     return rest[: int(length)]
 
 
+def line_in(key: str) -> str | None:
+    """The line that a hold's state key names, if any."""
+    length, _, rest = key.partition(_HOLD)[2].partition("\x1f")
+    return rest[int(length) :] or None
+
+
+def order_line_in(key: str) -> str:
+    """The order line that an order line's state key names."""
+    return key.partition(_LINE)[2]
+
+
 def check_order(key: str, packed: bytes, topics: int) -> None:
     """Nothing, if this is the packed hold or order line of a state key.
 
@@ -101,6 +112,12 @@ class Commitments:
         """Up to which offset of a topic a hold or order line has heard, by its state key; -1 if it is not known."""
         order = self._orders.get(key)
         return -1 if order is None else order.applied[topic]
+
+    def of_sku(self, sku: str) -> Iterator[tuple[str, Hold | OrderLine]]:
+        """State key and content of every hold and order line of a SKU; looks at all there are, so for tools only."""
+        for key, order in self._orders.items():
+            if key.partition("|")[0] == sku:
+                yield key, order
 
     def is_full(self, sku: str, key: str) -> bool:
         """Whether a new hold or order line under this state key is one too many for the SKU."""

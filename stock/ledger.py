@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import xxhash
 
+from stock.alerts import ALERT_PREFIX, Alerts, check_alert
 from stock.availability import LOW_STOCK, View, low_flags, view
 from stock.balance import (
     CAUSE_PINNED,
@@ -52,6 +53,7 @@ from stock.events import (
     WmsReceipt,
 )
 from stock.items import ACTIVE, Items, check_item, is_item_key
+from stock.network import NETWORK_PREFIX, NOWHERE, Network, check_network
 from stock.policies import Policies
 from stock.recent import Recent, Row, check_chunk
 from stock.supply import Supply, check_supply, inbound_key, is_supply_key, transfer_key
@@ -127,6 +129,10 @@ def check_packed(key: str, packed: bytes) -> None:
         check_order(key, packed, TOPIC_COUNT)
     elif is_supply_key(key):
         check_supply(key, packed, TOPIC_COUNT)
+    elif key.startswith(NETWORK_PREFIX):
+        check_network(packed)
+    elif key.startswith(ALERT_PREFIX):
+        check_alert(packed)
     elif is_item_key(key):
         check_item(packed)
     elif is_verdict_key(key):
@@ -176,6 +182,8 @@ class Ledger:
         self.verdicts = Verdicts(self._is_held)
         self.answers: list[tuple[str, Decision]] = []  # SKU and decision of requests that wait for their answer
         self._places: dict[str, None] = {}  # every location of any balance
+        self.alerts = Alerts()
+        self.network = Network(self.look, self._network_terms, self._dated_supply)
         self._idle: dict[str, bytes] = {}
         self._active: dict[str, Balance] = {}
         self._fresh = 0
@@ -192,6 +200,11 @@ class Ledger:
     def __len__(self) -> int:
         """Number of balances."""
         return len(self._idle) + self._fresh
+
+    @property
+    def restored_positions(self) -> list[int]:
+        """The next input positions that the state a restart began with stands for."""
+        return self._durable
 
     def __contains__(self, key: str) -> bool:
         """Whether the key `sku|location` has a balance."""
@@ -343,6 +356,10 @@ class Ledger:
         """What can be sold at a known key, now."""
         return self._view(key, self.balance(key))
 
+    def look(self, key: str) -> View:
+        """What can be sold at a known key, now; leaves idle balances packed."""
+        return self._view(key, self._active.get(key) or unpack(self._idle[key]))
+
     def differs(self, key: str, digest_of: Callable[[View], int]) -> bool:
         """Whether what holds at a known key now is not what was last acknowledged; leaves idle balances packed."""
         balance = self._active.get(key) or unpack(self._idle[key])
@@ -390,6 +407,10 @@ class Ledger:
             self.commitments.rewrite(key)
         elif is_supply_key(key):
             self.supply.rewrite(key)
+        elif key.startswith(NETWORK_PREFIX):
+            self.network.rewrite(key.removeprefix(NETWORK_PREFIX))
+        elif key.startswith(ALERT_PREFIX):
+            self.alerts.rewrite(key)
         elif is_item_key(key):
             self.items.rewrite(key)
         elif is_verdict_key(key):
@@ -397,12 +418,23 @@ class Ledger:
         elif key.startswith(JOURNAL_PREFIX):
             self.recent.rewrite(int(key.removeprefix(JOURNAL_PREFIX)))
 
+    def cause(self, key: str) -> Cause | None:
+        """What last changed a known key; leaves idle balances packed."""
+        return (self._active.get(key) or unpack(self._idle[key])).cause
+
     def set_cause(self, key: str, cause: Cause) -> None:
         """Note a cause that is no fact of this balance, such as a policy; a receipt or return stays until published."""
         balance = self.balance(key)
         if not (balance.flags & CAUSE_PINNED and balance.cause is not None):
             balance.cause = cause
         self._dirty[key] = None
+
+    def judge(self, key: str, seen: View, now_us: int) -> None:
+        """Open and close the alerts of a key as it is now."""
+        sku, _, location = key.partition("|")
+        terms = self.policies.terms(sku, location, self.items.by_sku.get(sku))
+        overdue = self.supply.overdue(key, self.commitments.clock_us) if seen.in_transit else 0
+        self.alerts.judge(key, seen, now_us, overdue, terms.reorder_point, terms.backorder_limit)
 
     # Time
 
@@ -430,15 +462,17 @@ class Ledger:
     @property
     def dirty(self) -> bool:
         """Whether a flush would write more than digests and totals that the topic has already."""
-        parts = (self.commitments, self.supply, self.verdicts, self.items, self.recent)
+        parts = (self.commitments, self.supply, self.verdicts, self.items, self.network, self.alerts, self.recent)
         return bool(self._dirty or self._totals_dirty) or any(part.dirty for part in parts)
 
     @property
     def unsaved(self) -> bool:
         """Whether digests of acknowledged records wait for a complete flush."""
-        return bool(self._unsaved)
+        return bool(self._unsaved or self.network.unsaved)
 
-    def flush(self, in_doubt: Container[str] = (), complete: bool = True) -> list[tuple[str, bytes | None]]:
+    def flush(
+        self, in_doubt: Container[str] = (), complete: bool = True, networks_in_doubt: Container[str] = ()
+    ) -> list[tuple[str, bytes | None]]:
         """State records that make everything since the last flush durable, in the order they must be written.
 
         Ids and movements come first, the totals last: whatever prefix survives a crash, the replay completes it.
@@ -448,6 +482,7 @@ class Ledger:
                 them again whatever came of it.
             complete: write balances too of which only the digest has changed. Leaving them for later is safe,
                 because what stands in their state is 0 then; it spares a second record for each publication.
+            networks_in_doubt: the same for network records, by `sku|channel`.
 
         Returns:
             Keys and packed values; None deletes a key.
@@ -476,6 +511,8 @@ class Ledger:
             records.append((key, packed))
         self._dirty.clear()
         self._fresh = 0
+        records.extend(self.network.flush(networks_in_doubt, complete))
+        records.extend(self.alerts.flush())
         if len(active) > ACTIVE_MAX:
             self._active = {key: active[key] for key in unsaved}
         self.totals.clock_us = self.commitments.clock_us
@@ -511,6 +548,10 @@ class Ledger:
                 self.commitments.restore(key, packed)
             elif is_supply_key(key):
                 awaited += self.supply.restore(key, packed)
+            elif key.startswith(NETWORK_PREFIX):
+                self.network.restore(key, packed)
+            elif key.startswith(ALERT_PREFIX):
+                self.alerts.restore(key, packed)
             elif is_item_key(key):
                 self.items.restore(key, packed)
             elif is_verdict_key(key):
@@ -519,6 +560,8 @@ class Ledger:
             self.verdicts.restore(key, packed, partial(self._heard_of, key))
         self._idle = records
         self._places = dict.fromkeys(key.partition("|")[2] for key in records)
+        for key in records:
+            self.network.add(key.partition("|")[0], key)
         for key in awaited:
             self._await(key)
         self.recent.restore(chunks, self._restore_row)
@@ -538,6 +581,16 @@ class Ledger:
             ACTIVE if item is None else item.lifecycle,
         )
 
+    def _network_terms(self, sku: str) -> Terms:
+        """What holds for a SKU where no location is asked for."""
+        return self.policies.terms(sku, NOWHERE, self.items.by_sku.get(sku))
+
+    def _dated_supply(self, sku: str) -> list[tuple[int, int]]:
+        """When what is on its way to any location of a SKU should arrive, with its units; what is late may never."""
+        clock_us, dated = self.commitments.clock_us, self.supply.dated
+        parts = [part for key in self.network.keys_of(sku) for part in dated(key)]
+        return [(eta_us, units) for units, eta_us in parts if eta_us is not None and eta_us > clock_us]
+
     def _counted_us(self, key: str) -> int:
         """The time of the newest count of a key, 0 if there is none."""
         count = self.balance(key).count if key in self else None
@@ -554,7 +607,9 @@ class Ledger:
     def _open(self, key: str) -> Balance:
         balance = self._active[key] = Balance([-1] * TOPIC_COUNT)
         self._fresh += 1
-        self._places[key.partition("|")[2]] = None
+        sku, _, location = key.partition("|")
+        self._places[location] = None
+        self.network.add(sku, key)
         return balance
 
     # Requests

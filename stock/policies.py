@@ -53,6 +53,7 @@ class Policies:
         self._channels: Counter[str] = Counter()
         self._per_sku: dict[str, int] = {}  # how many policies name the SKU
         self._with_exit = 0
+        self._with_reorder_point = 0
         self._with_item = 0
         self._alive: dict[_Feed, int] = {}  # until when a feed promises to be complete
         self._expected: dict[_Feed, int] = {}  # when feeds are looked at
@@ -68,6 +69,11 @@ class Policies:
     def banded(self) -> bool:
         """Whether LOW_STOCK may depend on the way there, somewhere."""
         return self._with_exit > 0
+
+    @property
+    def with_reorder_point(self) -> bool:
+        """Whether there is a reorder point anywhere."""
+        return self._with_reorder_point > 0
 
     @property
     def channels(self) -> frozenset[str]:
@@ -265,6 +271,8 @@ class Policies:
         scope = policy.scope
         if policy.values.low_stock_exit is not None:
             self._with_exit += change
+        if policy.values.reorder_point is not None:
+            self._with_reorder_point += change
         if scope.category is not None or scope.brand is not None:
             self._with_item += change
         shape = tuple(value is not None for value in _place(scope))

@@ -310,6 +310,12 @@ class Supply:
         back = tuple(one for parts in (given or {}).values() for one in parts)
         return Incoming(in_transit, inbound, min(etas, default=None), back)
 
+    def overdue(self, key: str, clock_us: int) -> int:
+        """Units of transfers that should have arrived at `sku|location` by a time."""
+        coming = self._coming.parts.get(key, {}).items()
+        late = [part for state_key, parts in coming if _TRANSFER in state_key for part in parts]
+        return sum(units for units, eta_us in late if eta_us is not None and eta_us <= clock_us)
+
     def dated(self, key: str) -> list[tuple[int, int | None]]:
         """Units on their way to `sku|location`, each with its ETA, in no order."""
         return [part for parts in self._coming.parts.get(key, {}).values() for part in parts]

@@ -14,6 +14,7 @@ from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from stockflow import __version__
 from stockflow.settings import InvalidSettings, Settings, load, process_environment
@@ -122,6 +123,41 @@ def audit_command() -> None:
         _fail(str(error))
     _out.print(render(report))
     raise typer.Exit(FINE if report.equal else FAILED)
+
+
+@app.command("inspect")
+def inspect_command(
+    sku: Annotated[str, typer.Argument(help="The SKU that is asked about.")],
+    location: Annotated[str | None, typer.Argument(help="Only this location.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The whole answer as JSON.")] = False,
+    movements: Annotated[int, typer.Option(help="How many of the last facts to show per location.", min=0)] = 10,
+    look_back: Annotated[
+        int, typer.Option(help="How many of the newest records of each input to look through.", min=0)
+    ] = 100_000,
+) -> None:
+    """Why a SKU says what it says: balance, arithmetic, holds, policies, last facts; exit code 1 if it is unknown."""
+    from operations.audit import AuditImpossible
+    from operations.inspect import Explanation, Question, explain_sku, render
+    from operations.inspect import as_json as json_of
+    from schemas.events import check_names
+    from schemas.state import UnknownFormat
+
+    refusal = check_names(sku, sku if location is None else location)
+    if refusal is not None:
+        _err.print(f"[red]wrong use:[/red] {escape(refusal.detail)}", highlight=False)
+        raise typer.Exit(WRONG_USE)
+    settings = _settings()
+    now = datetime.fromtimestamp(time.time(), timezone.utc)
+    question = Question(sku, location, movements, look_back)
+    try:
+        answer = explain_sku(settings.client_config(), settings.topic, question, now)
+    except (AuditImpossible, UnknownFormat) as error:
+        _fail(str(error))
+    if as_json:
+        typer.echo(json_of(answer))
+    else:
+        _out.print(render(answer), highlight=False)
+    raise typer.Exit(FINE if isinstance(answer, Explanation) else FAILED)
 
 
 @app.command("heartbeats")

@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 
 from dataflows.keep_balances import BalanceStats
 from schemas.events import type_name
-from schemas.topics import AVAILABILITY, STOCK_STATE
+from schemas.topics import AVAILABILITY, NETWORK_AVAILABILITY, STOCK_STATE
 from sinks.latency import BUCKETS_S, LANES, LaneLatencies, Latencies
 from sinks.publisher import Publisher
 from sinks.redis_view import RedisView
@@ -37,7 +37,7 @@ class Measured:
     source: SourceStats
     publisher: Publisher
     commits: Commits
-    view: RedisView
+    views: tuple[RedisView, ...]
     visible: LaneLatencies
     clock: Callable[[], float]
     topic_of: dict[str, str]
@@ -128,6 +128,8 @@ class PipelineCollector(Collector):
         )
         for lane, count in publisher.stats.records_by_lane.items():
             published.add_metric([AVAILABILITY.name, lane], count)
+        for lane, count in publisher.stats.networks_by_lane.items():
+            published.add_metric([NETWORK_AVAILABILITY.name, lane], count)
         published.add_metric([STOCK_STATE.name, "state"], publisher.stats.state_records)
         yield published
         yield GaugeMetricFamily(
@@ -165,19 +167,28 @@ class PipelineCollector(Collector):
         )
 
     def _redis(self) -> Iterator[Metric]:
-        stats = self._m.view.stats
-        yield GaugeMetricFamily("stockflow_redis_connected", "1 while Redis answers", value=int(stats.connected))
+        views = [view.stats for view in self._m.views]
+        connected = all(stats.connected for stats in views)
+        yield GaugeMetricFamily("stockflow_redis_connected", "1 while Redis answers", value=int(connected))
         yield GaugeMetricFamily(
-            "stockflow_redis_backlog_keys", "Keys whose newest record is not in Redis yet", value=stats.backlog
+            "stockflow_redis_backlog_keys",
+            "Keys whose newest record is not in Redis yet",
+            value=sum(stats.backlog for stats in views),
         )
-        yield CounterMetricFamily("stockflow_redis_writes", "Fields written to Redis", value=stats.writes)
+        yield CounterMetricFamily(
+            "stockflow_redis_writes", "Fields written to Redis", value=sum(stats.writes for stats in views)
+        )
         yield CounterMetricFamily(
             "stockflow_redis_refused_older",
             "Writes refused because Redis had a newer version",
-            value=stats.refused_older,
+            value=sum(stats.refused_older for stats in views),
         )
-        yield CounterMetricFamily("stockflow_redis_resyncs", "Partitions read again into Redis", value=stats.resyncs)
-        yield CounterMetricFamily("stockflow_redis_errors", "Failed attempts to reach Redis", value=stats.errors)
+        yield CounterMetricFamily(
+            "stockflow_redis_resyncs", "Partitions read again into Redis", value=sum(stats.resyncs for stats in views)
+        )
+        yield CounterMetricFamily(
+            "stockflow_redis_errors", "Failed attempts to reach Redis", value=sum(stats.errors for stats in views)
+        )
 
 
 def _add(family: HistogramMetricFamily, stage: str, lane: str, latencies: Latencies) -> None:

@@ -24,14 +24,16 @@ from schemas.topics import (
     AVAILABILITY,
     DEAD_LETTERS,
     KEYED_INPUTS,
+    NETWORK_AVAILABILITY,
     RESERVATION_VERDICTS,
+    STOCK_ALERTS,
     STOCK_SETTINGS,
     STOCK_STATE,
 )
 from sinks.latency import LaneLatencies
 from sinks.publisher import OutputTopics, Pace, Publisher
 from sinks.redis_view import RedisView
-from sinks.view_store import RedisStore, ViewStore
+from sinks.view_store import NETWORK_MARKER_PREFIX, NETWORK_PREFIX, RedisStore, ViewStore
 from sinks.view_sync import KafkaTopicReader
 from sources.claims import refuse_changed_partitions
 from sources.commits import Commits
@@ -109,7 +111,7 @@ class Surroundings:
         wall_us: microseconds since 1970.
         die: ends the process at once; never returns.
         log: a named structured logger.
-        view_store: where the Redis view stands.
+        view_store, network_store: where the Redis views of availability and of networks stand.
     """
 
     writer: str
@@ -118,12 +120,17 @@ class Surroundings:
     die: Callable[[BaseException], NoReturn]
     log: Callable[[str], Any]
     view_store: ViewStore
+    network_store: ViewStore
 
 
 def real_surroundings(settings: Settings) -> Surroundings:
     """This machine, and the Redis of the settings."""
     writer = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-    return Surroundings(writer, time.monotonic, _wall_us, _die, logs.get, RedisStore(settings.redis_url))
+    stores = (
+        RedisStore(settings.redis_url),
+        RedisStore(settings.redis_url, NETWORK_PREFIX, NETWORK_MARKER_PREFIX),
+    )
+    return Surroundings(writer, time.monotonic, _wall_us, _die, logs.get, *stores)
 
 
 class Pipeline:
@@ -133,6 +140,7 @@ class Pipeline:
         client: dict[str, Any] = {**settings.client_config(), "logger": logs.standard("kafka")}
         availability, letters = settings.topic(AVAILABILITY.name), settings.topic(DEAD_LETTERS.name)
         state, verdicts = settings.topic(STOCK_STATE.name), settings.topic(RESERVATION_VERDICTS.name)
+        network, alerts = settings.topic(NETWORK_AVAILABILITY.name), settings.topic(STOCK_ALERTS.name)
         inputs = tuple(settings.topic(topic.name) for topic in KEYED_INPUTS)
         lease_s = settings.lease_ms / 1000
         policies, visible, balances = Policies(), LaneLatencies(), BalanceStats()
@@ -147,9 +155,16 @@ class Pipeline:
             log=around.log("stockflow.redis"),
             wall=lambda: around.wall_us() / 1e6,
         )
+        self.network_view = RedisView(
+            around.network_store,
+            KafkaTopicReader(client, network, clock=around.clock),
+            clock=around.clock,
+            log=around.log("stockflow.redis"),
+            wall=lambda: around.wall_us() / 1e6,
+        )
         self.publisher = Publisher(
             client,
-            OutputTopics(availability, letters, state, verdicts),
+            OutputTopics(availability, letters, state, verdicts, network, alerts),
             Pace(
                 settings.routine_interval_ms / 1000,
                 settings.commit_interval_ms / 1000,
@@ -157,6 +172,7 @@ class Pipeline:
                 settings.linger_ms / 1000,
             ),
             self.view,
+            self.network_view,
             self.commits,
             KafkaRanges(client, around.clock),
             around.writer,
@@ -185,7 +201,7 @@ class Pipeline:
                 settings.accept_lost_input,
             ),
             self.settings_topic,
-            Restorer(client, state, availability, letters, self.publisher.claim, around.writer, partitions),
+            Restorer(client, state, availability, letters, network, self.publisher.claim, around.writer, partitions),
             self.publisher,
             lambda: balances.handled,
             self.commits,
@@ -199,7 +215,7 @@ class Pipeline:
             self.reader.stats,
             self.publisher,
             self.commits,
-            self.view,
+            (self.view, self.network_view),
             visible,
             around.clock,
             {settings.topic(topic.name): topic.name for topic in KEYED_INPUTS},
@@ -222,6 +238,7 @@ class Pipeline:
         self._health.start()
         self.settings_topic.read_to_end(self._clock)
         self.view.start()
+        self.network_view.start()
         self.reader.stats.turn_at = self._clock()
 
     def request_stop(self) -> None:
@@ -229,8 +246,9 @@ class Pipeline:
         self.reader.stop_requested = True
 
     def stop(self) -> None:
-        """Let the view write what it has, then close the port."""
+        """Let the views write what they have, then close the port."""
         self.view.stop(VIEW_FLUSH_TIMEOUT_S)
+        self.network_view.stop(VIEW_FLUSH_TIMEOUT_S)
         self._health.close()
 
 

@@ -145,6 +145,10 @@ class Expected:
     policy: frozenset[str | None]
     together: frozenset[Decided]
     sources: Sources
+    dated: tuple[tuple[datetime, int], ...]
+    overdue: int
+    backorder_limit: int
+    reorder_point: int | None
 
 
 class Granted(NamedTuple):
@@ -450,12 +454,15 @@ class Coming(NamedTuple):
     in_transit: int
     inbound: int
     etas: list[datetime]
+    dated: list[tuple[datetime, int]]
+    transfers_dated: list[tuple[datetime, int]]
 
 
 def coming_to(location: str, facts_here: list[StockFact], under_way: list[Transfer]) -> Coming:
     """Open transfers to a location, and its inbounds less what was received or cancelled."""
     legs = [leg for transfer in under_way for leg in transfer.legs if leg.shipped.to_location == location and leg.left]
-    etas = [leg.eta for leg in legs if leg.eta is not None]
+    transfers_dated = [(leg.eta, leg.left) for leg in legs if leg.eta is not None]
+    dated = transfers_dated.copy()
     mentions: dict[str, list[StockFact]] = defaultdict(list)
     for fact in facts_here:
         if isinstance(fact, InboundExpected | InboundCancelled | WmsReceipt) and fact.inbound is not None:
@@ -473,8 +480,8 @@ def coming_to(location: str, facts_here: list[StockFact], under_way: list[Transf
                 left = max(0, left - fact.units)
         inbound += left
         if left and eta is not None:
-            etas.append(eta)
-    return Coming(sum(leg.left for leg in legs), inbound, etas)
+            dated.append((eta, left))
+    return Coming(sum(leg.left for leg in legs), inbound, [eta for eta, _ in dated], dated, transfers_dated)
 
 
 # What is promised
@@ -855,6 +862,10 @@ def record(
         policy=frozenset(decided.policy for decided in together),
         together=frozenset(together),
         sources=sources(facts_here),
+        dated=tuple(sorted((eta, units) for eta, units in coming.dated if eta > now)),
+        overdue=sum(units for eta, units in coming.transfers_dated if eta <= now),
+        backorder_limit=place.resolved("backorder_limit", None) or 0,
+        reorder_point=place.resolved("reorder_point", None),
     )
 
 
@@ -870,7 +881,7 @@ def sources(facts_here: list[StockFact]) -> Sources:
 # What differs
 
 _FIELDS_OF_SETS = ("status", "status_ship", "status_pickup", "policy")
-_FIELDS_NOT_COMPARED = ("together", "sources")
+_FIELDS_NOT_COMPARED = ("together", "sources", "dated", "overdue", "backorder_limit", "reorder_point")
 
 
 def disagreements(expected: Mapping[Key, Expected], actual: Mapping[Key, Mapping[str, Any] | None]) -> list[str]:

@@ -487,13 +487,24 @@ def test_every_field_of_the_worked_example_is_known() -> None:
             policy=frozenset({"everywhere"}),
             together=frozenset({Decided("OUT_OF_STOCK", "OUT_OF_STOCK", "OUT_OF_STOCK", "everywhere")}),
             sources=Sources(pos=None, wms=at(2), orders=at(4)),
+            dated=(),
+            overdue=0,
+            backorder_limit=0,
+            reorder_point=None,
         )
     }
 
 
 def test_expected_knows_every_field_that_is_compared() -> None:
     """A field added to the record cannot be forgotten here."""
-    known = {one.name for one in fields(Expected)} - {"together", "sources"}
+    known = {one.name for one in fields(Expected)} - {
+        "together",
+        "sources",
+        "dated",
+        "overdue",
+        "backorder_limit",
+        "reorder_point",
+    }
     assert known == set(Availability.__struct_fields__) - VOLATILE_FIELDS
 
 

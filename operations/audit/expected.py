@@ -98,6 +98,28 @@ def expected_records(
     return records
 
 
+def low_stock_levels(
+    skus: pl.DataFrame,
+    settings: Mapping[str, events.Message],
+    items: Mapping[str, events.ItemSet | None],
+    at_us: int | None,
+) -> pl.DataFrame:
+    """Adds `enter_<mode>` and `exit_<mode>` of each SKU's network: what holds at a store that nobody described."""
+    policies = _policies(settings, at_us)
+    levels = skus.join(_items(items), on="sku", how="left", maintain_order="left").with_columns(
+        location=pl.lit("", pl.String), location_kind=pl.lit("store", pl.String), region=pl.lit(None, pl.String)
+    )
+    for mode in MODES:
+        of_mode = policies.filter(pl.col("mode").is_null() | (pl.col("mode") == mode))
+        for name in ("low_stock_enter", "low_stock_exit"):
+            levels = _with_value(levels, of_mode, name)
+        enter = pl.col("low_stock_enter").fill_null(LOW_STOCK_ENTER)
+        leave = pl.max_horizontal(pl.col("low_stock_exit").fill_null(0), enter + 1)
+        levels = levels.with_columns(enter.alias(f"enter_{mode}"), leave.alias(f"exit_{mode}"))
+        levels = levels.drop("low_stock_enter", "low_stock_enter_by", "low_stock_exit", "low_stock_exit_by")
+    return levels
+
+
 def with_overall(records: pl.DataFrame) -> pl.DataFrame:
     """Adds `status`, `reason` and `policy`: those of the better mode, of ship where both are equal."""
     rank = {mode: _rank(pl.col(f"status_{mode}")) for mode in MODES}

@@ -116,8 +116,8 @@ class Published:
         return sku, location
 
 
-def read_view(redis_url: str, progress: Progress | None = None) -> dict[Key, bytes]:
-    """Every field of every `availability:<sku>` hash, as bytes.
+def read_view(redis_url: str, progress: Progress | None = None, prefix: bytes = VIEW_PREFIX) -> dict[Key, bytes]:
+    """Every field of every `<prefix><sku>` hash, as bytes.
 
     Raises:
         AuditImpossible: Redis cannot be reached or read.
@@ -125,14 +125,14 @@ def read_view(redis_url: str, progress: Progress | None = None) -> dict[Key, byt
     found: dict[Key, bytes] = {}
     try:
         with redis.Redis.from_url(redis_url, socket_timeout=REDIS_TIMEOUT_S) as client:
-            names = sorted(set(client.scan_iter(match=VIEW_PREFIX + b"*", count=SCAN_KEYS)))
+            names = sorted(set(client.scan_iter(match=prefix + b"*", count=SCAN_KEYS)))
             for begin in range(0, len(names), PIPELINE_KEYS):
                 chunk = names[begin : begin + PIPELINE_KEYS]
                 pipeline = client.pipeline(transaction=False)
                 for name in chunk:
                     pipeline.hgetall(name)
                 for name, fields in zip(chunk, pipeline.execute(), strict=True):
-                    sku = name.removeprefix(VIEW_PREFIX).decode(errors="replace")
+                    sku = name.removeprefix(prefix).decode(errors="replace")
                     for location, value in fields.items():
                         found[sku, location.decode(errors="replace")] = value
                 if progress is not None:

@@ -21,6 +21,8 @@ from operations.audit.compare import DecodeOutcomes, compare_outcomes, compare_t
 from operations.audit.expected import dates_between, expected_records
 from operations.audit.inputs import DeadLetters, Inputs
 from operations.audit.log import AuditImpossible, Extents, Log, Progress
+from operations.audit.networks import ALL_CHANNELS, PublishedNetworks, compare_networks
+from operations.audit.networks import VIEW_PREFIX as NETWORK_PREFIX
 from operations.audit.published import Published, read_view
 from operations.audit.recompute import Moment, Recomputed, recompute
 from operations.audit.report import AuditReport, Findings
@@ -31,8 +33,13 @@ from schemas.state import OUTCOMES_KEY, decode_outcomes
 SETTLE_S = 2.0  # A hold that ends this close to the moment of reading may be seen open or ended.
 
 _SAME_PARTITIONS = (
-    *topics.KEYED_INPUTS, topics.AVAILABILITY, topics.RESERVATION_VERDICTS, topics.DEAD_LETTERS, topics.STOCK_STATE,
-)  # fmt: skip
+    *topics.KEYED_INPUTS,
+    topics.AVAILABILITY,
+    topics.NETWORK_AVAILABILITY,
+    topics.RESERVATION_VERDICTS,
+    topics.DEAD_LETTERS,
+    topics.STOCK_STATE,
+)
 
 
 def audit(
@@ -70,7 +77,11 @@ def audit(
         published = Published(partitions, findings)
         for batch in log.read(topics.AVAILABILITY.name, extents[topics.AVAILABILITY.name], progress):
             published.add(batch)
+        networks = PublishedNetworks(partitions, findings)
+        for batch in log.read(topics.NETWORK_AVAILABILITY.name, extents[topics.NETWORK_AVAILABILITY.name], progress):
+            networks.add(batch)
         view = None if redis_url is None else read_view(redis_url, progress)
+        network_view = None if redis_url is None else read_view(redis_url, progress, NETWORK_PREFIX)
         latest = SETTLE_S + time.monotonic() - begun
         dead = DeadLetters(topic_name, findings)
         letters = extents[topics.DEAD_LETTERS.name]
@@ -94,11 +105,17 @@ def audit(
     dates = dates_between(settings, moment.earliest_us, moment.latest_us)
     rows = [expected_records(recomputed.balances, settings, items, at) for at in (moment.earliest_us, *dates)]
     compare_topic(pl.concat(rows), published.columns(), findings)
+    if not dates:
+        compare_networks(rows[0], settings, items, moment.earliest_us, networks.by_key(), recomputed.in_flux, findings)
     published.report_stale()
     answers.report_unanswered(recomputed.requests)
     if view is not None:
         entries = published.entries()
         compare_view(entries, view, entries.keys() if dates else recomputed.in_flux, findings)
+    if network_view is not None:
+        flux = {(sku, ALL_CHANNELS) for sku, _ in recomputed.in_flux}
+        network_entries = networks.entries()
+        compare_view(network_entries, network_view, network_entries.keys() if dates else flux, findings)
     reported = compare_outcomes(outcomes, decode_outcomes, extents, dead, recomputed, inputs, findings)
     return AuditReport(
         events=inputs.facts_read,

@@ -10,7 +10,16 @@ import pytest
 from confluent_kafka import TIMESTAMP_CREATE_TIME, Message
 
 from dataflows.keep_balances import BalanceContext, BalanceStats, KeepBalances
-from schemas.topics import AVAILABILITY, DEAD_LETTERS, KEYED_INPUTS, POS_SALES, RESERVATION_VERDICTS, STOCK_STATE
+from schemas.topics import (
+    AVAILABILITY,
+    DEAD_LETTERS,
+    KEYED_INPUTS,
+    NETWORK_AVAILABILITY,
+    POS_SALES,
+    RESERVATION_VERDICTS,
+    STOCK_ALERTS,
+    STOCK_STATE,
+)
 from sinks.publisher import OutputTopics, Pace, Publisher
 from sources.arrivals import Batch, CaughtUp, Closed, Opened
 from sources.restore import Restored
@@ -97,7 +106,9 @@ def publisher() -> Iterator[tuple[Publisher, Broker]]:
     """A publisher over a simulated broker without troubles."""
     timeline = Timeline(1)
     group = Group(timeline, tuple(topic.name for topic in KEYED_INPUTS), 1, session_s=6)
-    outputs = (AVAILABILITY, DEAD_LETTERS, STOCK_STATE, RESERVATION_VERDICTS)
+    outputs = (
+        AVAILABILITY, DEAD_LETTERS, STOCK_STATE, RESERVATION_VERDICTS, NETWORK_AVAILABILITY, STOCK_ALERTS,
+    )  # fmt: skip
     broker = Broker(timeline, [(topic.name, False) for topic in outputs], 1, group, start_ms=0)
     with simulated_clients({"here": Host("here", timeline, broker, Troubles(0, 0, 0, 0, 0, 0))}):
         yield (
@@ -105,6 +116,7 @@ def publisher() -> Iterator[tuple[Publisher, Broker]]:
                 {"client.id": "here"},
                 OutputTopics(*(topic.name for topic in outputs)),
                 Pace(0.0, 0.1, 5.0, 0.0),
+                View(),
                 View(),
                 Commits(),
                 NoRanges(),

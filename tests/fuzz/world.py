@@ -20,10 +20,12 @@ from operations.audit.facts import judge_fact, judge_setting
 from operations.audit.log import LogRecord
 from schemas.dead_letters import DETAIL, REASON, TOPIC, TRUNCATED, Header, origin
 from schemas.events import REASONS, Refusal, decode, decode_setting, type_of
-from schemas.records import availability_key, decode_availability, encode, micros
+from schemas.records import availability_key, decode_availability, decode_network, encode, micros
 from schemas.state import decode_metadata, open_envelope
 from schemas.topics import DEAD_LETTER_BYTES_MAX, INPUT_BYTES_MAX, KEYED_INPUTS, STOCK_ITEMS, STOCK_SETTINGS
-from sinks.outlet import Delivered, Letter, Outlet, OutletStats
+from sinks.network_lane import Tail
+from sinks.outlet import Letter, Outlet, OutletStats
+from sinks.streams import Delivered
 from sources.arrivals import Batch, CaughtUp, Opened
 from sources.restore import Restored
 from stock.balance import Cause
@@ -105,7 +107,7 @@ class Log:
         self.state: dict[str, bytes] = {}
         self.letters: list[tuple[bytes | None, bytes | None, list[Header]]] = []
         self.statuses = ""
-        self.ends = [0, 0, 0]
+        self.ends = [0, 0, 0, 0, 0]
         self._version = 0
         self._in_flight: list[tuple[int, bytes | None, Delivered]] = []
 
@@ -136,6 +138,20 @@ class Log:
             _must(record.shortage >= 0 and record.committed >= 0 and record.unavailable >= 0, "no sum below zero")
             _must(all(name.encode() and isinstance(text, bytes) for name, text in own), "headers are bytes")
 
+    def network(self, partition: int, records: Sequence[tuple[str, bytes | None]], done: Delivered) -> None:
+        for key, value in records:
+            self._in_flight.append((3, key.encode(), done))
+            if value is None:
+                continue  # delisted
+            record = decode_network(value)
+            _must(encode(record) == value, "a network record reads back as it was written")
+            _must(f"{record.sku}|{record.channel}" == key, "a network record stands under its key")
+            numbers = [number for number in msgspec.structs.astuple(record) if isinstance(number, int)]
+            _must(all(abs(number) <= INTEGER_MAX for number in numbers), "every sum has at most 64 bits")
+
+    def alert(self, partition: int, sku: str, value: bytes, done: Delivered) -> None:
+        self._in_flight.append((4, sku.encode(), done))
+
     def dead_letter(
         self, partition: int, key: bytes | None, value: bytes | None, headers: list[Header], done: Delivered
     ) -> None:
@@ -164,6 +180,7 @@ class _Wire:
 
     def __init__(self, log: Log) -> None:
         self.failed, self.availability, self.dead_letter = log.failed, log.availability, log.dead_letter
+        self.network, self.alert = log.network, log.alert
         self._log = log
 
     def state(self, partition: int, records: Sequence[tuple[str, bytes | None]], done: Delivered) -> None:
@@ -288,6 +305,7 @@ class World:
             routine_interval_s=0.25,
             stats=OutletStats(),
             with_headers=True,
+            network_tail=Tail(self.log.ends[3]),
         )
         self._changes([CaughtUp(self._generation)])
         self.outlet.caught_up()

@@ -26,6 +26,7 @@ CORE = (
     "tests/sources/test_settings_topic.py", "tests/sources/test_restore_claims.py",
     "tests/sinks/test_outlet.py", "tests/sinks/test_outlet_cuts.py",
     "tests/sinks/test_outlet_regressions.py", "tests/sinks/test_outlet_against_oracle.py",
+    "tests/sinks/test_network_lane.py", "tests/sinks/test_outlet_alerts.py",
     "tests/dataflows", "tests/test_ledger_against_oracle.py",
 )  # fmt: skip
 VIEW = ("tests/sinks/test_redis_view.py", "tests/sinks/test_view_faults.py")

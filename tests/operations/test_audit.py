@@ -23,6 +23,7 @@ from schemas.records import (
     VOLATILE_FIELDS,
     Availability,
     Cause,
+    NetworkAvailability,
     Sources,
     availability_key,
     encode,
@@ -91,6 +92,27 @@ def record(version: int, sku: str, **numbers: object) -> Availability:
     return Availability(**{**zero, **usual, "version": version, "sku": sku, **numbers})  # type: ignore[arg-type]
 
 
+def network(sku: str, **numbers: object) -> NetworkAvailability:
+    """The network record of a SKU at one location: 8 on hand, nothing else, unless told otherwise."""
+    usual: dict[str, object] = {
+        "version": 1,
+        "channel": "*",
+        "status": "IN_STOCK",
+        "status_ship": "IN_STOCK",
+        "status_pickup": "IN_STOCK",
+        "available_to_ship": 8,
+        "available_in_store": 8,
+        "locations_in_stock": 1,
+        "on_hand": 8,
+        "next_inbound_at": None,
+        "atp": [],
+        "cause": Cause("wms.count", "c", "test", MORNING),
+        "changed_at": NOW,
+    }
+    zero = dict.fromkeys(NetworkAvailability.__struct_fields__, 0)
+    return NetworkAvailability(**{**zero, **usual, "sku": sku, **numbers})  # type: ignore[arg-type]
+
+
 @dataclass
 class World:
     """What stands on the topics and in Redis; tests change it before it is written."""
@@ -99,6 +121,8 @@ class World:
     settings: list[tuple[str, bytes]]
     published: list[tuple[str, int, bytes | None]] = field(default_factory=list)
     view: dict[str, bytes] = field(default_factory=dict)
+    networks: list[NetworkAvailability] = field(default_factory=list)
+    network_view: dict[str, bytes] = field(default_factory=dict)
     letters: dict[Place, tuple[str, bytes, bytes | None]] = field(default_factory=dict)
     totals: dict[int, Counter[str]] = field(default_factory=dict)
     positions: dict[int, list[int]] = field(default_factory=dict)
@@ -109,6 +133,11 @@ class World:
         self.published.append((key, topics.partition_of(availability.sku, PARTITIONS), encode(availability)))
         if view:
             self.view[key] = encode(availability)
+
+    def publish_network(self, record_: NetworkAvailability) -> None:
+        """One network record on its topic and in its view."""
+        self.networks.append(record_)
+        self.network_view[record_.sku] = encode(record_)
 
     def settle(self) -> None:
         """Letters, totals and positions as they follow from the inputs."""
@@ -189,6 +218,12 @@ def right_world() -> World:
             shortage=1,
         )
     )
+    low = dict.fromkeys(("status", "status_ship", "status_pickup"), "LOW_STOCK")
+    unknown = dict.fromkeys(("status", "status_ship", "status_pickup"), "UNKNOWN")
+    nothing = {"available_to_ship": None, "available_in_store": None, "locations_in_stock": 0}
+    world.publish_network(network("SKU-1"))
+    world.publish_network(network("SKU-3", **low, available_to_ship=2, available_in_store=2, on_hand=4, committed=1))
+    world.publish_network(network("SKU-5", **unknown, **nothing, locations_unknown=1, on_hand=-1, shortage=1))
     world.settle()
     world.letters[topics.STOCK_SETTINGS.name, 0, 1] = (
         "bad_field",
@@ -224,6 +259,9 @@ def write(world: World, bootstrap: str, prefix: str) -> None:
         send(topics.STOCK_SETTINGS, 0, key.encode(), value)
     for key, partition, published in world.published:
         send(topics.AVAILABILITY, partition, key.encode(), published)
+    for one in world.networks:
+        key = f"{one.sku}|{one.channel}"
+        send(topics.NETWORK_AVAILABILITY, topics.partition_of(one.sku, PARTITIONS), key.encode(), encode(one))
     for (topic, partition, offset), (reason, letter_key, letter) in world.letters.items():
         names = {"topic": prefix + topic, "partition": str(partition), "offset": str(offset), "reason": reason}
         for _ in range(2):  # Letters are delivered at least once, and count once.
@@ -253,6 +291,9 @@ def audited(kafka: services.Kafka, redis_server: services.Redis, fresh_topics: C
                 sku, location = split_availability_key(key)
                 hashes.add(f"availability:{sku}")
                 client.hset(f"availability:{sku}", location, value)
+            for sku, value in world.network_view.items():
+                hashes.add(f"network:{sku}")
+                client.hset(f"network:{sku}", "*", value)
             config = {"bootstrap.servers": kafka.bootstrap}
             return audit(config, lambda name: prefix + name, url, NOW, decode_outcomes=decode_stored)
 
@@ -320,6 +361,18 @@ def stray_in_view(world: World) -> None:
     world.view["SKU-3|S7"] = world.view["SKU-3|S1"]
 
 
+def wrong_network(world: World) -> None:
+    world.publish_network(network("SKU-1", version=2, on_hand=9, status_ship="LOW_STOCK"))
+
+
+def network_missing(world: World) -> None:
+    del world.networks[0], world.network_view["SKU-1"]
+
+
+def old_network_view(world: World) -> None:
+    world.network_view["SKU-1"] = encode(network("SKU-1", version=0))
+
+
 def miscounted(world: World) -> None:
     world.totals[HOME]["applied"] -= 1
 
@@ -384,6 +437,15 @@ _OUTCOMES = f"outcomes: partition {HOME} "
         (changed_view, [f"{_VIEW}SKU-1|S1 has version 7 in Redis, 7 on the topic with other content"]),
         (gap_in_view, [f"{_VIEW}SKU-3|S1 is not in Redis"]),
         (stray_in_view, [f"{_VIEW}SKU-3|S7 is in Redis, but not on the topic"]),
+        (
+            wrong_network,
+            [
+                "recomputed and network: SKU-1|* on_hand is 9, recomputed 8; "
+                "status_ship is LOW_STOCK, recomputed IN_STOCK"
+            ],
+        ),
+        (network_missing, ["recomputed and network: SKU-1|* is not published"]),
+        (old_network_view, [f"{_VIEW}SKU-1|* has version 0 in Redis, 1 on the topic"]),
         (
             miscounted,
             [
@@ -494,6 +556,7 @@ def test_progress_is_told_to_the_end(kafka: services.Kafka, fresh_topics: Callab
     assert report.redis_keys is None
     assert heard == {
         "availability.v1": (4, 4),
+        "network-availability.v1": (3, 3),
         "dead-letters.v1": (8, 8),
         "stock-state.v1": (6, 6),
         "stock-settings.v1": (2, 2),

@@ -8,7 +8,7 @@ import msgspec
 
 from schemas.dead_letters import origin
 from schemas.state import CLAIM_KEY
-from schemas.topics import AVAILABILITY, DEAD_LETTERS, STOCK_STATE
+from schemas.topics import AVAILABILITY, DEAD_LETTERS, NETWORK_AVAILABILITY, STOCK_STATE
 from stock.events import ReservationRequested, StockFact
 from tests.oracle import Fact, TransferEvent, first_tellings, lifecycle_of, on_hand, transfers, unavailable
 from tests.simulation.kafka import Place
@@ -28,7 +28,9 @@ def unsaid(run: Simulation, process: Process, committed: dict[Place, int]) -> li
         if not process.host.was_told_nowhere and _owner(run, partition) == process.host.name:
             upto = {topic: position for (topic, at), position in committed.items() if at == partition}
             problems += _unsaid_letters(run, partition, upto)
-            problems += _unsaid_stock(run, partition, upto, process.withheld.get(partition, set()))
+            withheld = process.withheld.get(partition, set())
+            problems += _unsaid_stock(run, partition, upto, withheld)
+            problems += _unsaid_networks(run, partition, upto, withheld)
     return [f"{process.host.name} commits too early: {problem}" for problem in problems]
 
 
@@ -83,6 +85,35 @@ def _unsaid_stock(run: Simulation, partition: int, upto: dict[str, int], withhel
         wanted = (on_hand(here, returned), unavailable(here, returned))
         if said != wanted:
             problems.append(f"{key} says {said}, on hand and unavailable are {wanted}")
+    return problems
+
+
+def _unsaid_networks(run: Simulation, partition: int, upto: dict[str, int], withheld: set[str]) -> list[str]:
+    """SKUs of which every fact is passed must say on the network topic what the oracle says is on hand."""
+    facts = [fact for at, fact in run.told.placed if at == partition]
+    skus = {fact.event.sku for fact in facts if _is_new(run, fact.topic, partition, fact.order, upto)}
+    skus -= {fact.event.sku for fact in facts if fact.order >= upto[fact.topic]}
+    skus -= {key.partition("|")[0] for key in withheld}
+    skus -= {fact.event.sku for _, fact in run.told.items if lifecycle_of(fact.event) == "delisted"}
+    problems = []
+    for sku in sorted(skus):
+        told = first_tellings(_of_sku(facts, f"{sku}|", upto))
+        returned = [back for transfer in transfers(told) for back in transfer.returned]
+        wanted = sum(
+            on_hand(
+                [event for event in told if event.location == location],
+                [back for back in returned if back.location == location],
+            )
+            for location in {event.location for event in told} | {back.location for back in returned}
+        )
+        said = [
+            msgspec.json.decode(record.value)
+            for at, record in run.broker.appended[NETWORK_AVAILABILITY.name]
+            if at == partition and record.key == f"{sku}|*".encode() and record.value is not None
+        ]
+        newest = max(said, key=lambda content: content["version"], default={"on_hand": None})
+        if newest["on_hand"] != wanted:
+            problems.append(f"the network of {sku} says {newest['on_hand']} on hand, it is {wanted}")
     return problems
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from schemas.topics import AVAILABILITY, DEAD_LETTERS, POS_SALES, STOCK_STATE, partition_of
+from schemas.topics import AVAILABILITY, DEAD_LETTERS, NETWORK_AVAILABILITY, POS_SALES, STOCK_STATE, partition_of
 from stock.events import PolicyRemoved, PolicySet, PolicyValues, Scope
 from tests.simulation.clients import Troubles
 from tests.simulation.kafka import Place
@@ -100,7 +100,7 @@ def _late_state(run: Simulation) -> None:
 
 def _late_record(run: Simulation) -> None:
     """A fenced writer's record arrives where nobody else writes."""
-    run.write_late(run.timeline.chance.choice((STOCK_STATE.name, AVAILABILITY.name)))
+    run.write_late(run.timeline.chance.choice((STOCK_STATE.name, AVAILABILITY.name, NETWORK_AVAILABILITY.name)))
     if _rest_and_judge(run):
         run.compaction()
         run.kill_all()

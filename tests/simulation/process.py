@@ -13,6 +13,7 @@ from dataflows.availability import PublishSink
 from dataflows.keep_balances import Changes, KeepBalances
 from schemas.records import moment
 from sinks.redis_view import _State
+from sinks.view_store import NETWORK_MARKER_PREFIX, NETWORK_PREFIX
 from sources.arrivals import Arrival, Opened
 from stockflow.run import Pipeline, Surroundings
 from stockflow.settings import Settings
@@ -95,6 +96,7 @@ class Process:
             self._die,
             lambda _name: self.log,
             SimStore(host, server),
+            SimStore(host, server, NETWORK_PREFIX, NETWORK_MARKER_PREFIX),
         )
         self.withheld: dict[int, set[str]] = {}  # by partition the keys in its tail as it was taken over
         self._begin(lambda: self._build(settings, around, pending_max))
@@ -102,7 +104,7 @@ class Process:
     def _build(self, settings: Settings, around: Surroundings, pending_max: int | None) -> None:
         self.pipeline = Pipeline(settings, self.host.broker.partitions, around)
         if pending_max is not None:
-            self.pipeline.view._pending_max = pending_max
+            self.pipeline.view._pending_max = self.pipeline.network_view._pending_max = pending_max
         self.host.open_partitions = lambda: set(self.pipeline.publisher.outlets)
         self._sink = PublishSink(self.pipeline.publisher, self.pipeline.context).build("publish", 0, 1)
         self.pipeline.settings_topic.read_to_end(around.clock)
@@ -132,7 +134,12 @@ class Process:
             or self._outputs
             or publisher.waiting
             or any(
-                outlet.cutting or outlet.backlog or outlet.ledger.touched or outlet.sweeping or outlet.has_gap
+                outlet.cutting
+                or outlet.backlog
+                or outlet.owes_alerts
+                or outlet.ledger.touched
+                or outlet.sweeping
+                or outlet.has_gap
                 for outlet in publisher.outlets.values()
             )
         )
@@ -140,9 +147,12 @@ class Process:
     @property
     def view_is_current(self) -> bool:
         """Whether Redis has all that was acknowledged, and its markers say so."""
-        view = self.pipeline.view
-        shares = view._shares.values()
-        return view.stats.connected and not view.stats.backlog and all(s.state is _State.CURRENT for s in shares)
+        return all(
+            view.stats.connected
+            and not view.stats.backlog
+            and all(share.state is _State.CURRENT for share in view._shares.values())
+            for view in (self.pipeline.view, self.pipeline.network_view)
+        )
 
     def _turn(self) -> None:
         items = self.pipeline.reader.next_batch()
@@ -154,6 +164,7 @@ class Process:
         while self._outputs and not self._dawdles():
             self._sink.write_batch(self._outputs.popleft())
         self.pipeline.view.work()
+        self.pipeline.network_view.work()
 
     def _dawdles(self) -> bool:
         if self.is_lazy and self._timeline.now >= self._dawdles_until and self._timeline.percent(15):
@@ -170,7 +181,8 @@ class Process:
                 logic = self._logics[key] = KeepBalances(self.pipeline.context)
             for arrival in arrivals:
                 if isinstance(arrival, Opened):
-                    self.withheld[arrival.restored.partition] = set(arrival.restored.shown)
+                    restored = arrival.restored
+                    self.withheld[restored.partition] = restored.shown | restored.network_shown
             changes, discard = logic.on_batch(arrivals)
             if discard:
                 del self._logics[key]
@@ -200,6 +212,7 @@ class Process:
         """The orderly end, after which nothing more is sent."""
         self.pipeline.reader.close()
         self.pipeline.view.work(last=True)
+        self.pipeline.network_view.work(last=True)
         self.ended = "stopped"
         self.host.kill()
 

@@ -15,7 +15,14 @@ from typing import Any
 from redis.exceptions import ConnectionError as RedisDown
 from redis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseError
 
-from sinks.view_store import MARKER_SCRIPT, WRITE_SCRIPT, RedisStore, StoreUnavailable
+from sinks.view_store import (
+    AVAILABILITY_PREFIX,
+    MARKER_PREFIX,
+    MARKER_SCRIPT,
+    WRITE_SCRIPT,
+    RedisStore,
+    StoreUnavailable,
+)
 from tests.simulation.clients import Host
 from tests.simulation.kafka import Timeline
 
@@ -124,8 +131,14 @@ class SimRedis:
 class SimStore(RedisStore):
     """The real store over a connection to the simulated server."""
 
-    def __init__(self, host: Host, server: SimRedis) -> None:
-        super().__init__("redis://simulated")
+    def __init__(
+        self,
+        host: Host,
+        server: SimRedis,
+        prefix: str = AVAILABILITY_PREFIX,
+        marker_prefix: str = MARKER_PREFIX,
+    ) -> None:
+        super().__init__("redis://simulated", prefix, marker_prefix)
         self._host, self._server = host, server
         self._connected_to = -1
 

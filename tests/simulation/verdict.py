@@ -11,16 +11,27 @@ import msgspec
 from schemas.dead_letters import origin
 from schemas.records import micros, moment, split_availability_key
 from schemas.state import CLAIM_KEY, decode_claim, open_envelope
-from schemas.topics import AVAILABILITY, DEAD_LETTERS, KEYED_INPUTS, RESERVATION_VERDICTS, STOCK_STATE
-from sinks.view_store import AVAILABILITY_PREFIX
+from schemas.topics import (
+    AVAILABILITY,
+    DEAD_LETTERS,
+    KEYED_INPUTS,
+    NETWORK_AVAILABILITY,
+    RESERVATION_VERDICTS,
+    STOCK_ALERTS,
+    STOCK_STATE,
+)
+from sinks.view_store import AVAILABILITY_PREFIX, NETWORK_PREFIX
 from stock.events import ReservationRenewed, ReservationRequested
 from stock.ledger import APPLIED, DEAD_LETTER, DUPLICATE, OUTCOMES
+from tests.alerts_oracle import alert_problems
+from tests.network_oracle import expected_networks, network_disagreements
 from tests.oracle import Fact, disagreements, expected, first_tellings, promises
 from tests.simulation.kafka import Record
 
 if TYPE_CHECKING:
     from tests.simulation.world import Simulation
 
+VIEWS = {AVAILABILITY_PREFIX: AVAILABILITY.name, NETWORK_PREFIX: NETWORK_AVAILABILITY.name}  # Redis hashes, by topic
 LETTERS_KEPT_S = 15.0  # So young a dead letter is surely there when a new owner reads the tail: half the retention.
 
 
@@ -28,8 +39,10 @@ def judge(run: Simulation) -> list[str]:
     """Every invariant that can be seen at rest; nothing if all hold."""
     return [
         *_topic_against_oracle(run),
-        *_redis_against_topic(run),
-        *_versions(run),
+        *_networks_against_oracle(run),
+        *_alerts(run),
+        *(text for prefix in VIEWS for text in _redis_against_topic(run, prefix)),
+        *(text for topic in VIEWS.values() for text in _versions(run, topic)),
         *_older_truths(run),
         *_dead_letters(run),
         *_outcomes(run),
@@ -41,11 +54,12 @@ def shows_only_what_the_topic_has(
     run: Simulation, key: str, location: str, old: bytes | None, new: bytes | None
 ) -> str | None:
     """A value in Redis stands on the topic, and none is older than the one that it replaces."""
-    if not key.startswith(AVAILABILITY_PREFIX) or new is None:
+    prefix = next((prefix for prefix in VIEWS if key.startswith(prefix)), None)
+    if prefix is None or new is None:
         return None
-    name = f"{key.removeprefix(AVAILABILITY_PREFIX)}|{location}".encode()
+    name = f"{key.removeprefix(prefix)}|{location}".encode()
     for log in run.broker.logs.values():
-        if log.topic == AVAILABILITY.name and any(r.key == name and r.value == new for r in reversed(log.records)):
+        if log.topic == VIEWS[prefix] and any(r.key == name and r.value == new for r in reversed(log.records)):
             break
     else:
         return f"redis shows {name.decode()} {new[:60]!r}, which is not on the topic"
@@ -60,9 +74,9 @@ def _version(value: bytes) -> int:
     return int(found[1])
 
 
-def _newest(run: Simulation) -> dict[bytes, Record]:
+def _newest(run: Simulation, topic: str = AVAILABILITY.name) -> dict[bytes, Record]:
     """The record that stands last on the topic, by key."""
-    return {record.key or b"": record for _, record in run.broker.appended[AVAILABILITY.name]}
+    return {record.key or b"": record for _, record in run.broker.appended[topic]}
 
 
 def _topic_against_oracle(run: Simulation) -> list[str]:
@@ -105,14 +119,43 @@ def _unanswered(run: Simulation, facts: list[Fact]) -> list[str]:
     ]
 
 
-def _redis_against_topic(run: Simulation) -> list[str]:
+def _networks_against_oracle(run: Simulation) -> list[str]:
+    seen = moment(run.broker.wall_us() + int(run.max_skew_s * 1e6))
+    assert seen is not None
+    found = {
+        split_availability_key(key.decode()): msgspec.json.decode(record.value)
+        for key, record in _newest(run, NETWORK_AVAILABILITY.name).items()
+        if record.value is not None
+    }
+    facts, settings = [fact for _, fact in (*run.told.facts, *run.told.items)], run.told.settings
+    wrong = network_disagreements(expected_networks(facts, settings, seen, promises(_answers(run))), found)
+    if wrong:  # A hold that ends in this very moment may be seen open or ended.
+        before = expected_networks(facts, settings, seen - timedelta(seconds=1), promises(_answers(run)))
+        wrong = network_disagreements(before, found) and wrong
+    return [f"oracle: {text}" for text in wrong]
+
+
+def _alerts(run: Simulation) -> list[str]:
+    seen = moment(run.broker.wall_us() + int(run.max_skew_s * 1e6))
+    assert seen is not None
+    told = [msgspec.json.decode(r.value or b"") for _, r in run.broker.appended[STOCK_ALERTS.name]]
+    given = promises(_answers(run))
+    facts, settings = [fact for _, fact in (*run.told.facts, *run.told.items)], run.told.settings
+    wrong = alert_problems(told, expected(facts, settings, seen, given))
+    if wrong:  # A hold that ends in this very moment may be seen open or ended.
+        wrong = alert_problems(told, expected(facts, settings, seen - timedelta(seconds=1), given)) and wrong
+    return wrong
+
+
+def _redis_against_topic(run: Simulation, prefix: str) -> list[str]:
     shown = {
-        f"{key.removeprefix(AVAILABILITY_PREFIX)}|{location}".encode(): value
+        f"{key.removeprefix(prefix)}|{location}".encode(): value
         for key, fields in run.redis.data.hashes.items()
-        if key.startswith(AVAILABILITY_PREFIX)
+        if key.startswith(prefix)
         for location, value in fields.items()
     }
-    topic = {key: record.value for key, record in _newest(run).items() if record.value is not None}
+    newest = _newest(run, VIEWS[prefix])
+    topic = {key: record.value for key, record in newest.items() if record.value is not None}
     missing = b"nothing"
     return [
         f"redis: {key.decode()} shows {shown.get(key, missing)[:60]!r}, the topic {topic.get(key, missing)[:60]!r}"
@@ -135,13 +178,13 @@ def _is_fenced(claims: list[tuple[int, int]], record: Record, version: int) -> b
     return any(order < record.order and version >> 32 < generation for order, generation in claims)
 
 
-def _versions(run: Simulation) -> list[str]:
+def _versions(run: Simulation, topic: str) -> list[str]:
     """Versions rise; only a fenced writer's late record may be lower, and a newer one follows it."""
     claims = _claims(run)
     problems: list[str] = []
     highest: dict[bytes | None, int] = {}
     late: dict[bytes | None, str] = {}
-    for partition, record in run.broker.appended[AVAILABILITY.name]:
+    for partition, record in run.broker.appended[topic]:
         if record.value is None:
             late.pop(record.key, None)  # a null has no version, and is always the last word of its time
             continue

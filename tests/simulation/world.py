@@ -15,6 +15,7 @@ from schemas.topics import (
     AVAILABILITY,
     DEAD_LETTERS,
     KEYED_INPUTS,
+    NETWORK_AVAILABILITY,
     POS_SALES,
     STOCK_SETTINGS,
     STOCK_STATE,
@@ -425,10 +426,10 @@ class Simulation:
             self.broker.logs[DEAD_LETTERS.name, partition].forget(self.timeline.now - RETENTION_S)
 
     def foreign_write(self) -> None:
-        self.write_late(self.timeline.chance.choice((STOCK_STATE.name, AVAILABILITY.name)))
+        self.write_late(self.timeline.chance.choice(LATE_TOPICS))
 
     def write_late(self, topic: str) -> None:
-        """A fenced writer's record arrives long after the takeover: state, or availability, as it once was."""
+        """A fenced writer's record arrives long after the takeover: state, or what was published, as it once was."""
         chance = self.timeline.chance
         partition = chance.randrange(self.plan.partitions)
         state = self.broker.logs[STOCK_STATE.name, partition].records
@@ -559,6 +560,7 @@ def version_generation_of(value: bytes) -> int:
     return version >> 32
 
 
+LATE_TOPICS = (STOCK_STATE.name, AVAILABILITY.name, NETWORK_AVAILABILITY.name)
 NO_TROUBLES = Troubles(0, 0, 0, 0, 0, 0)
 
 _EVENTS: dict[str, int] = {

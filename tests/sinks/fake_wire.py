@@ -10,12 +10,14 @@ from typing import Any, Literal
 from confluent_kafka import KafkaError
 
 from schemas.dead_letters import Header
-from schemas.records import Availability, decode_availability
-from sinks.outlet import Delivered, Outlet, OutletStats
+from schemas.records import Availability, NetworkAvailability, decode_availability, decode_network
+from sinks.network_lane import Tail
+from sinks.outlet import Outlet, OutletStats
+from sinks.streams import Delivered
 from stock.ledger import Ledger
 from tests.stock.facts import Desk, us
 
-Stream = Literal["state", "availability", "letters", "verdicts"]
+Stream = Literal["state", "availability", "letters", "verdicts", "network", "alerts"]
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,8 @@ class FakeWire:
     """Implements `sinks.outlet.Wire`."""
 
     def __init__(self) -> None:
-        streams: tuple[Stream, ...] = ("state", "availability", "letters", "verdicts")
-        self.logs: dict[Stream, FakeLog] = {stream: FakeLog() for stream in streams}
+        names: tuple[Stream, ...] = ("state", "availability", "letters", "verdicts", "network", "alerts")
+        self.logs: dict[Stream, FakeLog] = {name: FakeLog() for name in names}
         self.failures: list[str] = []
 
     def failed(self, error: KafkaError, message: Any) -> None:
@@ -89,6 +91,12 @@ class FakeWire:
         self, partition: int, records: Sequence[tuple[str, bytes | None]], done: Delivered, headers: Any = ()
     ) -> None:
         self.logs["availability"].in_flight.extend((key.encode(), value, [], done) for key, value in records)
+
+    def network(self, partition: int, records: Sequence[tuple[str, bytes | None]], done: Delivered) -> None:
+        self.logs["network"].in_flight.extend((key.encode(), value, [], done) for key, value in records)
+
+    def alert(self, partition: int, sku: str, value: bytes, done: Delivered) -> None:
+        self.logs["alerts"].in_flight.append((sku.encode(), value, [], done))
 
     def state(self, partition: int, records: Sequence[tuple[str, bytes | None]], done: Delivered) -> None:
         self.logs["state"].in_flight.extend((key.encode(), value, [], done) for key, value in records)
@@ -103,8 +111,8 @@ class FakeWire:
 
     def ends(self) -> tuple[int, int, int]:
         """The next offsets of state, availability and dead letters."""
-        state, availability, letters, _ = (log.records for log in self.logs.values())
-        return len(state), len(availability), len(letters)
+        logs = self.logs
+        return len(logs["state"].records), len(logs["availability"].records), len(logs["letters"].records)
 
 
 class Window:
@@ -115,6 +123,7 @@ class Window:
         self.wire: FakeWire = more.pop("wire", None) or FakeWire()
         self.stats = OutletStats()
         self.published: list[tuple[int, str, bytes | None, int, int]] = []
+        self.networks_published: list[tuple[int, str, bytes | None, int]] = []
         self.outlet = Outlet(
             self.wire,
             more.get("partition", 0),
@@ -128,6 +137,8 @@ class Window:
             on_published=lambda *record: self.published.append(record),
             routine_interval_s=interval_s,
             stats=self.stats,
+            network_tail=more.get("network_tail") or Tail(len(self.wire.logs["network"].records)),
+            on_network_published=lambda *record: self.networks_published.append(record),
         )
         if caught_up:
             self.outlet.caught_up()
@@ -147,6 +158,13 @@ class Window:
         """Acknowledge all that is in flight, of some streams or of all."""
         for name in streams or tuple(self.wire.logs):
             self.wire.logs[name].land()
+
+    def networks(self) -> list[NetworkAvailability | None]:
+        """The network records that are in flight, taken off and acknowledged."""
+        log = self.wire.logs["network"]
+        first = len(log.records)
+        log.land()
+        return [None if value is None else decode_network(value) for _, value, _ in log.records[first:]]
 
     def sent(self) -> list[Availability]:
         """The availability records that are in flight, taken off and acknowledged."""

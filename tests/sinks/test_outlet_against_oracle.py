@@ -8,6 +8,7 @@ committed.
 from __future__ import annotations
 
 import random
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -17,11 +18,14 @@ from schemas.dead_letters import origin
 from schemas.records import micros, moment, split_availability_key
 from schemas.state import CommitMetadata, decode_metadata, open_envelope
 from schemas.topics import KEYED_INPUTS
+from sinks.network_lane import Tail
 from sinks.outlet import Letter
 from stock.events import ItemSet, StockFact, WmsAdjustment
 from stock.ledger import Ledger
 from stock.policies import Policies
-from tests.oracle import Delisted, Fact, Setting, disagreements, expected, promises
+from tests.alerts_oracle import alert_problems
+from tests.network_oracle import expected_networks, network_disagreements
+from tests.oracle import Delisted, Fact, Promises, Setting, disagreements, expected, promises
 from tests.sinks.fake_wire import FakeMessage, FakeWire, Window
 from tests.stock.facts import TOPICS, Desk, us
 from tests.strategies import SeededChoice, Storyteller, Told, World, to_wire
@@ -135,6 +139,9 @@ class Life:
         shown_from, letters_from = (metadata.availability, metadata.dead_letters) if metadata else (0, 0)
         shown = {(key or b"").decode() for key, _, _ in self.wire.logs["availability"].records[shown_from:]}
         letters = {origin(headers) for _, _, headers in self.wire.logs["letters"].records[letters_from:]}
+        network_from = metadata.network or 0 if metadata else 0
+        networks = self.wire.logs["network"].records
+        tail = Tail(len(networks), network_from, {(key or b"").decode() for key, _, _ in networks[network_from:]})
         ledger = Ledger(self.policies)
         ledger.restore(state, (), us(self.now))
         self.next = list(positions)
@@ -150,6 +157,7 @@ class Life:
             tail_start=shown_from,
             letters_start=letters_from,
             known_letters=letters,
+            network_tail=tail,
         )
 
     # What must hold
@@ -163,7 +171,7 @@ class Life:
         for _ in range(20):
             self.turn()
             self.window.land()
-        while self.window.outlet.cutting or self.window.outlet.backlog:
+        while self.window.outlet.cutting or self.window.outlet.backlog or self.window.outlet.owes_alerts:
             self.turn()
             self.window.land()
 
@@ -187,6 +195,7 @@ class Life:
         answers = [value for _, value, _ in self.wire.logs["verdicts"].records if value is not None]
         given = promises(msgspec.json.decode(answer) for answer in answers)
         wrong += disagreements(expected(facts, self.settings, now, given), found)
+        wrong += self.network_problems(facts, now, given)
         totals, consumed = self.window.ledger.totals, sum(map(len, self.inputs))
         if sum(totals.by_outcome) != consumed:
             wrong.append(f"{consumed} consumed, outcomes {totals.by_outcome}")
@@ -202,6 +211,24 @@ class Life:
         if self.window.outlet.cutting or self.window.outlet.backlog:
             wrong.append("not at rest")
         return wrong
+
+    def network_problems(self, facts: list[Fact], now: datetime, given: Promises) -> list[str]:
+        """The newest network record of each SKU, and versions that rise."""
+        said: dict[tuple[str, str], dict[str, Any] | None] = {}
+        newest: dict[tuple[str, str], int] = {}
+        wrong = []
+        for key, value, _ in self.wire.logs["network"].records:
+            assert key is not None
+            name = split_availability_key(key.decode())
+            record = None if value is None else msgspec.json.decode(value)
+            if record is not None:
+                if record["version"] <= newest.get(name, 0):
+                    wrong.append(f"network {key.decode()}: version {record['version']} after {newest[name]}")
+                newest[name] = record["version"]
+            said[name] = record
+        alerts = [msgspec.json.decode(value or b"") for _, value, _ in self.wire.logs["alerts"].records]
+        wrong += alert_problems(alerts, expected(facts, self.settings, now, given))
+        return wrong + network_disagreements(expected_networks(facts, self.settings, now, given), said)
 
 
 @pytest.mark.parametrize("seed", range(80))

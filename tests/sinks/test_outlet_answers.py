@@ -22,7 +22,7 @@ def asked() -> Window:
     assert window.outlet.cut_ready() is not None
     window.desk.tell(fact("reservation.requested", 1, 2))
     window.serve(1)
-    window.land("availability")
+    window.land("availability", "network")
     return window
 
 
@@ -76,7 +76,7 @@ def test_whoever_has_asked_does_not_wait_for_the_usual_cut(asked: Window) -> Non
     asked.desk.tell(fact("reservation.requested", 2, 1, reservation="Q"))
     assert not asked.outlet.cut_due(1 + ANSWER_INTERVAL_S / 2, 1e9)
     asked.serve(2)
-    asked.land("availability")
+    asked.land("availability", "network")
     assert asked.outlet.cut_due(1 + ANSWER_INTERVAL_S, 1e9)
 
 
@@ -86,7 +86,7 @@ def test_a_repeat_is_answered_although_nothing_changes(asked: Window) -> None:
     asked.desk.tell(wanted)
     for second in (2, 3):
         asked.serve(second)
-        asked.land("availability")
+        asked.land("availability", "network")
         assert asked.outlet.cut_due(second, 0)
         asked.outlet.cut(second)
         asked.land("state")

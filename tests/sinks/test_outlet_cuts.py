@@ -52,7 +52,7 @@ def test_a_cut_is_ready_when_its_state_is_acknowledged() -> None:
     """Every record of it, and then once."""
     window = opened()
     sell(window, 1)
-    window.land("availability")
+    window.land("availability", "network")
     window.outlet.cut(1)
     state = window.wire.logs["state"]
     while state.in_flight:
@@ -75,7 +75,7 @@ def test_a_cut_sends_what_rests_on_other_records_only_when_those_are_acknowledge
         state.land(len(state.in_flight))
     assert [[key.partition("|")[2] for key in stage] for stage in stages] == [
         ["journal|1"],
-        ["\x1fhold\x1f1\x1fR", "A"],
+        ["\x1fhold\x1f1\x1fR", "A", "network|SKU|*"],
         ["outcomes"],
     ]
 
@@ -110,6 +110,8 @@ def test_a_cut_waits_for_what_was_published_before_it() -> None:
     window.land("state")
     assert positions(window) is None
     window.land("availability")
+    assert positions(window) is None
+    window.land("network")
     assert positions(window) == (1, 1, 0, 0)
 
 
@@ -121,6 +123,7 @@ def test_a_cut_does_not_wait_for_what_is_published_after_it() -> None:
     sell(window, 2)
     window.land("state")
     window.wire.logs["availability"].land(1)
+    window.wire.logs["network"].land(1)
     assert positions(window) == (1, 1, 0, 0)
 
 
@@ -189,6 +192,7 @@ def test_an_orderly_end_publishes_what_waits() -> None:
     window = waiting()
     window.outlet.release_waiting(0.11, us(0.11))
     assert [record.available_to_ship for record in window.sent()] == [7]
+    window.land("network")
     assert positions(window) == (2, 1, 0, 0)
 
 
@@ -217,7 +221,7 @@ def test_a_commit_says_where_the_tails_begin() -> None:
     window.land()
     ready = window.outlet.cut_ready()
     assert ready is not None
-    assert decode_metadata(ready[1]) == CommitMetadata(1, 7, availability=2, dead_letters=0)
+    assert decode_metadata(ready[1]) == CommitMetadata(1, 7, availability=2, dead_letters=0, network=1)
 
 
 DUE = [
@@ -437,6 +441,6 @@ def test_the_backlog_is_what_was_sent_and_not_acknowledged() -> None:
     sell(window, 1)
     window.outlet.refuse([REFUSED], us(1))
     window.outlet.cut(1)
-    assert window.outlet.backlog == 2 + len(window.wire.logs["state"].in_flight)
+    assert window.outlet.backlog == 3 + len(window.wire.logs["state"].in_flight)
     window.land()
     assert window.outlet.backlog == 0

@@ -154,7 +154,7 @@ def test_the_tail_stays_in_the_metadata_until_its_keys_are_told_again() -> None:
     second.desk.next = [0, 1, 0, 0]
     for units in range(5, 8):
         second.desk.tell(fact("wms.count", 3, units, location=f"L{units}"))
-        second.serve(100)
+        second.serve(100 + units)
         second.land()
         assert tail(second) == 1
     assert len(second.wire.logs["availability"].records) == 5

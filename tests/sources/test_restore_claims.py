@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 
 from schemas.state import CLAIM_KEY, Claim, CommitMetadata, decode_claim, encode_claim, seal
-from schemas.topics import AVAILABILITY, DEAD_LETTERS, KEYED_INPUTS, STOCK_STATE
+from schemas.topics import AVAILABILITY, DEAD_LETTERS, KEYED_INPUTS, NETWORK_AVAILABILITY, STOCK_STATE
 from sources.restore import PartitionsChanged, Restored, RestoreFailed, Restorer
 from stock.balance import Balance, pack
 from stock.ledger import TOPIC_COUNT
@@ -17,6 +17,7 @@ from tests.simulation.kafka import Broker, Group, Timeline
 from tests.simulation.process import simulated_clients
 
 TURNS_MAX = 200
+OUTPUTS = (STOCK_STATE, AVAILABILITY, DEAD_LETTERS, NETWORK_AVAILABILITY)
 KEY = "SKU-1|STORE-A"
 
 
@@ -29,7 +30,7 @@ def state_log() -> Iterator[Broker]:
     """A broker without troubles, and a host `here` for the clients of the program."""
     timeline = Timeline(1)
     group = Group(timeline, tuple(topic.name for topic in KEYED_INPUTS), 1, session_s=6)
-    topics = [(topic.name, topic.cleanup == "compact") for topic in (STOCK_STATE, AVAILABILITY, DEAD_LETTERS)]
+    topics = [(topic.name, topic.cleanup == "compact") for topic in OUTPUTS]
     broker = Broker(timeline, topics, 1, group, start_ms=0)
     with simulated_clients({"here": Host("here", timeline, broker, Troubles(0, 0, 0, 0, 0, 0))}):
         yield broker
@@ -54,7 +55,7 @@ def take_over(
             pending.pop()()
         append_claim(broker, generation, "me", partitions)
 
-    names = (STOCK_STATE.name, AVAILABILITY.name, DEAD_LETTERS.name)
+    names = [topic.name for topic in OUTPUTS]
     restorer = Restorer({"client.id": "here"}, *names, claim, "me", 1)
     restorer.start(0, 1, committed)
     for _ in range(TURNS_MAX):

@@ -23,7 +23,7 @@ def test_a_restore_fetches_little_ahead_of_its_slices(monkeypatch: pytest.Monkey
         raise Refused
 
     monkeypatch.setattr(restore, "Consumer", consumer)
-    restorer = Restorer({}, "state", "availability", "letters", lambda *_: None, "me", 1)
+    restorer = Restorer({}, "state", "availability", "letters", "network", lambda *_: None, "me", 1)
     restorer.start(0, 1, None)
     with pytest.raises(Refused):
         restorer.step()

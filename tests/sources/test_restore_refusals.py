@@ -10,7 +10,7 @@ import pytest
 from confluent_kafka import Producer
 
 from schemas.state import CLAIM_KEY, Claim, UnknownFormat, encode_claim, seal
-from schemas.topics import AVAILABILITY, DEAD_LETTERS, STOCK_STATE
+from schemas.topics import AVAILABILITY, DEAD_LETTERS, NETWORK_AVAILABILITY, STOCK_STATE
 from sources.claims import refuse_changed_partitions
 from sources.restore import PartitionsChanged, Restored, RestoreFailed, Restorer
 from tests.services import Kafka
@@ -52,7 +52,7 @@ class Place:
             self.claims.append((partition, generation, of))
             self.append((CLAIM_KEY, encode_claim(Claim(generation, "me", of))), partition=partition)
 
-        names = (self.prefix + topic.name for topic in (STOCK_STATE, AVAILABILITY, DEAD_LETTERS))
+        names = (self.prefix + topic.name for topic in (STOCK_STATE, AVAILABILITY, DEAD_LETTERS, NETWORK_AVAILABILITY))
         restorer = Restorer(self.config, *names, claim, "me", partitions)
         restorer.start(partition, 1, None)
         deadline = time.monotonic() + TIMEOUT_S

@@ -1,0 +1,138 @@
+"""When an alert opens and closes, what of it is owed to readers, and that a restart goes on with the same one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from stock.alerts import ALERT_PREFIX, Alerts, check_alert, conditions
+from stock.availability import View
+from tests.stock.facts import KEY, at, fact, hold, told, us
+
+NAME = f"{KEY}|shortage"
+
+
+def seen(on_hand: int, held: int = 0) -> View:
+    desk = told(fact("wms.count", 0, on_hand), *([hold(1, held)] if held else []))
+    return desk.ledger.view(KEY)
+
+
+SHORT, FINE = seen(2, 5), seen(5)
+
+
+def owed(alerts: Alerts) -> list[tuple[str, int | None]]:
+    return [(one.state, one.closed_us) for one in alerts.owed()]
+
+
+def case(text: str, *row: Any) -> Any:
+    """A row of a table, known by its text."""
+    return pytest.param(*row, id=text)
+
+
+@pytest.mark.parametrize(
+    ("view", "more", "holding"),
+    [
+        case("plenty", seen(5), {}, {}),
+        case("nothing there, nothing promised", seen(0), {}, {}),
+        case("all promised", seen(5, 5), {}, {}),
+        case("more promised than there is", seen(2, 5), {}, {"shortage": 3}),
+        case("a transfer that should be here", seen(5), {"overdue": 4}, {"overdue_transfer": 4}),
+        case("above the reorder point", seen(5), {"reorder_point": 4}, {}),
+        case("at the reorder point", seen(5), {"reorder_point": 5}, {"reorder_point": 1}),
+        case("what is promised is not there to sell", seen(5, 3), {"reorder_point": 4}, {"reorder_point": 3}),
+    ],
+)
+def test_what_holds_is_told_with_its_units(view: View, more: dict[str, int], holding: dict[str, int]) -> None:
+    """Short by so many, so many overdue, so many to order at least; 0 where nothing holds."""
+    assert {kind: units for kind, units in conditions(view, **more) if units} == holding
+
+
+def test_an_overdue_transfer_is_judged_at_its_moment() -> None:
+    """By the timer of its ETA; what arrives, or gets a new date, is overdue no more."""
+    desk = told(fact("transfer.shipped", 1, 4, location="B", to_location="A", eta=at(60)))
+    ledger = desk.ledger
+
+    def judged(now: float) -> list[tuple[str, int | None]]:
+        ledger.advance(us(now))
+        ledger.judge(KEY, ledger.view(KEY), us(now))
+        return owed(ledger.alerts)
+
+    assert judged(59) == []
+    ledger.touched.clear()
+    ledger.advance(us(60))
+    assert KEY in ledger.touched
+    assert judged(60) == [("open", None)]
+    desk.tell(fact("transfer.rescheduled", 61, location="B", eta=at(90)))
+    assert judged(61) == [("open", None), ("closed", us(61))]
+
+
+def test_an_alert_opens_once_and_closes_once() -> None:
+    """However often it is looked at; after that another one may open, with another id."""
+    alerts = Alerts()
+    for now in (10, 20):
+        alerts.judge(KEY, SHORT, now)
+    [opened] = alerts.owed()
+    assert (opened.name, opened.state, opened.units, opened.opened_us) == (NAME, "open", 3, 10)
+    alerts.told(opened)
+    assert alerts.owed() == []
+    for now in (30, 40):
+        alerts.judge(KEY, FINE, now)
+    [closed] = alerts.owed()
+    assert (closed.id, closed.state, closed.closed_us) == (opened.id, "closed", 30)
+    alerts.told(closed)
+    assert len(alerts) == 0
+    alerts.judge(KEY, SHORT, 50)
+    assert alerts.owed()[0].id != opened.id
+
+
+def test_what_closes_before_it_was_told_is_told_wholly() -> None:
+    """First that it opened, then that it closed; meanwhile no other opens."""
+    alerts = Alerts()
+    alerts.judge(KEY, SHORT, 10)
+    alerts.judge(KEY, FINE, 20)
+    alerts.judge(KEY, SHORT, 30)
+    assert owed(alerts) == [("open", None), ("closed", 20)]
+    for one in alerts.owed():
+        alerts.told(one)
+    assert len(alerts) == 0
+
+
+def test_a_restart_owes_what_was_owed() -> None:
+    """The same alert, by its id; what readers were told is not owed any more."""
+    alerts = Alerts()
+    alerts.judge(KEY, SHORT, 10)
+    [(state_key, packed)] = alerts.flush()
+    assert state_key == f"{ALERT_PREFIX}{NAME}"
+    assert packed is not None
+    check_alert(packed)
+    again = Alerts()
+    again.restore(state_key, packed)
+    again.judge(KEY, SHORT, 99)
+    assert again.owed() == alerts.owed()
+    again.told(again.owed()[0])
+    assert again.dirty
+    [(_, packed)] = again.flush()
+    third = Alerts()
+    assert packed is not None
+    third.restore(state_key, packed)
+    assert (third.owed(), len(third)) == ([], 1)
+    third.judge(KEY, FINE, 100)
+    third.told(third.owed()[0])
+    assert list(third.flush()) == [(state_key, None)]
+
+
+def test_a_late_word_about_another_alert_changes_nothing() -> None:
+    """Acknowledgements are matched by id and state."""
+    alerts = Alerts()
+    alerts.judge(KEY, SHORT, 10)
+    [first] = alerts.owed()
+    alerts.told(first)
+    alerts.told(first)
+    assert len(alerts) == 1
+
+
+def test_state_that_is_none_is_refused() -> None:
+    """As every state record."""
+    with pytest.raises(ValueError, match=r"."):
+        check_alert(b"\x01")
