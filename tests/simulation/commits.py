@@ -97,7 +97,10 @@ def _unsaid_networks(run: Simulation, partition: int, upto: dict[str, int], with
     skus -= {fact.event.sku for _, fact in run.told.items if lifecycle_of(fact.event) == "delisted"}
     problems = []
     for sku in sorted(skus):
-        told = first_tellings(_of_sku(facts, f"{sku}|", upto))
+        all_told = first_tellings(_of_sku(facts, f"{sku}|", upto))
+        told = [event for event in all_told if not isinstance(event, ReservationRequested)]
+        if not told:
+            continue  # a request that is rejected leaves nothing
         returned = [back for transfer in transfers(told) for back in transfer.returned]
         wanted = sum(
             on_hand(
