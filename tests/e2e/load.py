@@ -221,6 +221,7 @@ def stories(
     *,
     poison_percent: int = 1,
     settings_percent: int = 3,
+    items_percent: int = 4,
     spoil: Callable[[random.Random, int, int], Record] | None = None,
 ) -> Iterator[Record]:
     """Records without end: one story per partition, told in turns at random, some spoiled records among them."""
@@ -234,6 +235,7 @@ def stories(
                 start=utc_now() - STARTED_AGO,
                 ticks_ms=TICKS_MS,
                 settings_percent=settings_percent,
+                items_percent=items_percent,
                 null_settings=True,
             ),
         )

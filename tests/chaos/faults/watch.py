@@ -109,11 +109,16 @@ class Watch:
 
     def start(self) -> Watch:
         """Begin to send and to watch, once a pipeline is there; comes back when all is well."""
-        self.load.start(stories(seed=self.seed, partitions=self.stage.partitions), self.per_second)
+        self._tell_stories()
         for thread in self._threads:
             thread.start()
         self._get_used_to_the_machine()
         return self
+
+    def _tell_stories(self) -> None:
+        """Without items: a SKU that is delisted has nothing new to say, which looks like a fault from outside."""
+        told = stories(seed=self.seed, partitions=self.stage.partitions, items_percent=0)
+        self.load.start(told, self.per_second)
 
     @contextmanager
     def fault(self, name: str) -> Iterator[Fault]:
@@ -141,7 +146,7 @@ class Watch:
     def go_on(self) -> None:
         """Send again, other stories, and wait until all is well."""
         self.seed += 1
-        self.load.start(stories(seed=self.seed, partitions=self.stage.partitions), self.per_second)
+        self._tell_stories()
         self._wait_until_well("after a rest")
 
     def judge(self, *, late_records: bool = False) -> None:
