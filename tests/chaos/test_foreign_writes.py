@@ -65,7 +65,7 @@ def woken_up_behind_a_new_owner(stage: ChaosStage, seed: int) -> bool:
         sleeper = stage.process({"LINGER_MS": str(LINGER_MS), "LEASE_MS": str(LONG_LEASE_MS)})
         sleeper.is_supervised, sleeper.may_end = False, True
         sleeper.start()
-        load.start(stories(seed, stage.partitions), per_second=200)
+        load.start(stories(seed, stage.partitions, items_percent=0), per_second=200)
         stage.wait_for_records(20)
         stage.eventually(
             lambda: sleeper.metric("stockflow_unacknowledged_records") >= BUFFERED_MIN, "records wait in its buffer"

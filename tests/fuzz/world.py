@@ -20,7 +20,7 @@ from operations.audit.facts import judge_fact, judge_setting
 from operations.audit.log import LogRecord
 from schemas.dead_letters import DETAIL, REASON, TOPIC, TRUNCATED, Header, origin
 from schemas.events import REASONS, Refusal, decode, decode_setting, type_of
-from schemas.records import availability_key, decode_availability, decode_network, encode, micros
+from schemas.records import availability_key, decode_availability, decode_network, decode_verdict, encode, micros
 from schemas.state import decode_metadata, open_envelope
 from schemas.topics import DEAD_LETTER_BYTES_MAX, INPUT_BYTES_MAX, KEYED_INPUTS, STOCK_ITEMS, STOCK_SETTINGS
 from sinks.network_lane import Tail
@@ -29,7 +29,7 @@ from sinks.streams import Delivered
 from sources.arrivals import Batch, CaughtUp, Opened
 from sources.restore import Restored
 from stock.balance import Cause
-from stock.events import LocationSet, PolicySet, SourceAlive
+from stock.events import UNITS_MAX, LocationSet, PolicySet, SourceAlive
 from stock.ledger import OUTCOMES, Ledger
 from stock.policies import Policies
 from tests.fuzz.inputs import PARTITION, PARTITIONS, SETTINGS, START, Input
@@ -107,7 +107,7 @@ class Log:
         self.state: dict[str, bytes] = {}
         self.letters: list[tuple[bytes | None, bytes | None, list[Header]]] = []
         self.statuses = ""
-        self.ends = [0, 0, 0, 0, 0]
+        self.ends = [0, 0, 0, 0, 0, 0]
         self._version = 0
         self._in_flight: list[tuple[int, bytes | None, Delivered]] = []
 
@@ -152,6 +152,14 @@ class Log:
     def alert(self, partition: int, sku: str, value: bytes, done: Delivered) -> None:
         self._in_flight.append((4, sku.encode(), done))
 
+    def verdicts(self, partition: int, records: Sequence[tuple[str, bytes]], done: Delivered) -> None:
+        for key, value in records:
+            self._in_flight.append((5, key.encode(), done))
+            verdict = decode_verdict(value)
+            _must(encode(verdict) == value, "a verdict reads back as it was written")
+            _must(verdict.reservation == key, "a verdict stands under its reservation")
+            _must(0 <= verdict.backordered <= verdict.units <= UNITS_MAX, "a promise has at most the units asked for")
+
     def dead_letter(
         self, partition: int, key: bytes | None, value: bytes | None, headers: list[Header], done: Delivered
     ) -> None:
@@ -180,7 +188,7 @@ class _Wire:
 
     def __init__(self, log: Log) -> None:
         self.failed, self.availability, self.dead_letter = log.failed, log.availability, log.dead_letter
-        self.network, self.alert = log.network, log.alert
+        self.network, self.alert, self.verdicts = log.network, log.alert, log.verdicts
         self._log = log
 
     def state(self, partition: int, records: Sequence[tuple[str, bytes | None]], done: Delivered) -> None:
@@ -255,6 +263,9 @@ class World:
             self.outlet.cut(self.now_us / 1e6, complete=True)
             self.log.land()
             ready = self.outlet.cut_ready()
+            if ready is None:  # its answers are sent only now
+                self.log.land()
+                ready = self.outlet.cut_ready()
             _must(ready is not None and decode_metadata(ready[1]) is not None, "a cut ends in a commit")
             self._open(dict(self.log.state))
         except Violation:
