@@ -557,7 +557,7 @@ class Ledger:
             elif is_verdict_key(key):
                 decisions[key] = packed
         for key, packed in decisions.items():
-            self.verdicts.restore(key, packed, partial(self._heard_of, key))
+            self.verdicts.restore(key, packed, partial(self._heard_of, key), self._durable[_ORDERS])
         self._idle = records
         self._places = dict.fromkeys(key.partition("|")[2] for key in records)
         for key in records:
@@ -627,7 +627,8 @@ class Ledger:
         if offset < self._durable[topic]:
             totals.positions[topic] = offset + 1
             if known is not None:
-                self._promise(event, key, known, topic, timestamp_us)
+                if known.offset == offset:
+                    self._promise(event, key, known, topic, timestamp_us)
                 self._answer(sku, known)
             return None
         before = self._covered.pop(place, None)

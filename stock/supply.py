@@ -414,8 +414,10 @@ class Supply:
         known = self._known[key]
         sku = key.partition("|")[0]
         if isinstance(known, Transfer):
+            # A count includes what came back for sale before it; counters of other states go on for ever.
             is_open = any(shipment.left for shipment in known.shipments) or any(
-                one.time_us >= self._counted_us(f"{sku}|{one.location}") for one in known.given
+                one.state != "sellable" or one.time_us >= self._counted_us(f"{sku}|{one.location}")
+                for one in known.given
             )
         else:
             is_open = known.left > 0

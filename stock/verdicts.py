@@ -12,6 +12,7 @@ from math import asin, cos, inf, radians, sin, sqrt
 from typing import Literal
 
 import msgspec
+import xxhash
 from msgspec import Struct
 
 from stock.availability import View
@@ -193,7 +194,8 @@ def _covered_at(offer: Offer, missing: int) -> int | None:
 def _alternatives(request: ReservationRequested, offers: list[Offer], chosen: Offer | None) -> tuple[Alternative, ...]:
     """Other locations in this mode, nearest first; then the other mode at the same place; then what is on its way."""
     there = chosen.location if chosen is not None else request.location
-    others = [offer for offer in offers if offer.location != there and offer.free]
+    anywhere = request.location == "*"
+    others = [offer for offer in offers if offer.free and (anywhere or offer.location != there)]
     others.sort(key=lambda offer: (offer.km, -(offer.free or 0), offer.location))
     found = [Alternative(offer.location, request.mode, offer.free or 0) for offer in others[:ALTERNATIVES_MAX]]
     if chosen is not None and chosen.other_mode:
@@ -216,8 +218,8 @@ def distance_km(here: Coordinates | None, there: LocationSet | None) -> float:
 
 
 def verdict_key(sku: str, source: str, id: str) -> str:
-    """The state key of the decision of a request; the length keeps its source and id apart whatever they contain."""
-    return f"{sku}{_VERDICT}{len(source)}\x1f{source}{id}"
+    """The state key of the decision of a request: a hash, since its source and id may contain anything."""
+    return f"{sku}{_VERDICT}{xxhash.xxh3_128_hexdigest(f'{len(source)} {source}{id}'.encode())}"
 
 
 def is_verdict_key(key: str) -> bool:
@@ -297,6 +299,7 @@ class Verdicts:
                 heappush(self._timers, (max(decision.decided_us, now_us) + ANSWERED_HORIZON_US, key))
                 continue
             del self._known[key]
+            self.held(key, decision)
             self._dirty[key] = None
 
     def flush(self) -> Iterator[tuple[str, bytes | None]]:
@@ -306,11 +309,17 @@ class Verdicts:
             yield key, None if decision is None else _encoder.encode(decision)
         self._dirty.clear()
 
-    def restore(self, key: str, packed: bytes, heard: Callable[[Decision], int]) -> None:
-        """Take back one decision; `heard` tells up to which offset its hold has heard."""
+    def restore(self, key: str, packed: bytes, heard: Callable[[Decision], int], durable: int) -> None:
+        """Take back one decision.
+
+        Args:
+            key, packed: of its state record.
+            heard: tells up to which offset its hold has heard.
+            durable: below this offset every hold is as durable as its decision.
+        """
         decision = self._known[key] = _decoder.decode(packed)
         heappush(self._timers, (decision.decided_us + ANSWERED_HORIZON_US, key))
-        if decision.units and decision.offset > heard(decision):
+        if decision.units and decision.offset >= durable and decision.offset > heard(decision):
             at = f"{key.partition('|')[0]}|{decision.location}"
             self._promised.setdefault(at, {})[key] = decision.units
 

@@ -335,8 +335,9 @@ STATE = (
         "A crash between a decision and its answer leaves somebody without one.",
         (
             LEDGER,
-            "                self._promise(event, key, known, topic, timestamp_us)\n                self._answer(sku, known)\n",
-            "                self._promise(event, key, known, topic, timestamp_us)\n",
+            "                    self._promise(event, key, known, topic, timestamp_us)\n"
+            "                self._answer(sku, known)\n",
+            "                    self._promise(event, key, known, topic, timestamp_us)\n",
         ),
     ),
     bug(

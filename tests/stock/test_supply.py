@@ -204,6 +204,14 @@ def test_what_closed_is_forgotten_and_what_came_back_stays_until_it_is_counted()
     assert desk.ledger.next_timer_us() is None
 
 
+def test_what_came_back_damaged_stays_damaged() -> None:
+    """A count says what is there, and nothing of the state that it is in."""
+    day = CLOSED_HORIZON_US / 1e6
+    desk = told(RECEIPT, fact("wms.receipt", 0, 3, state="damaged"), shipped(1, 3, state="damaged"), cancelled(2, 3))
+    desk.tell(fact("wms.count", 3, 13))
+    assert (desk.record(A, 4).unavailable, desk.record(A, 3 * day).unavailable) == (3, 3)
+
+
 def test_open_transfers_are_never_forgotten() -> None:
     """However late they are."""
     desk = told(RECEIPT, shipped(1, 4))

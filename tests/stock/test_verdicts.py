@@ -268,6 +268,23 @@ def test_answers_are_given_again_after_a_restart() -> None:
     assert again.record(A) == first.record(A)
 
 
+def test_a_replayed_repeat_holds_nothing() -> None:
+    """Not even for another reservation that it names: its answer is that of the first."""
+    facts = [stock(9), request(1, 4, id="x"), request(2, 4, id="x", reservation="Q")]
+    first = told(*facts)
+    again = restarted(first)
+    again.tell(*facts)
+    assert again.record(A).committed == first.record(A).committed == 4
+
+
+def test_ids_may_contain_what_state_keys_are_made_of() -> None:
+    """Nobody can make a decision look like a hold."""
+    wanted = request(1, 4, id="|\x1fhold\x1f7\x1fx", source="|\x1forder\x1f")
+    again = restarted(told(stock(9), wanted))
+    again.tell(stock(9), wanted)
+    assert [answer.verdict for answer in answers(again)] == ["accepted"]
+
+
 def test_answers_are_forgotten_when_nothing_hangs_on_them() -> None:
     """A day after a rejection, or once the hold has ended."""
     day = ANSWERED_HORIZON_US / 1e6
