@@ -547,11 +547,7 @@ class Outlet:
             self._wire.dead_letter(self.partition, key, value, headers, self._letter_delivered)
 
     def _letter_delivered(self, error: KafkaError | None, message: Message) -> None:
-        if error is not None or self.closed:
-            self._undelivered(error, message)
-            return
-        if message.offset() is None:
-            self._undelivered(nowhere(), message)
+        if not self._landed(error, message):
             return
         self.letters_stream.acknowledge(message.offset())
 
@@ -643,11 +639,7 @@ class Outlet:
         self._wire.verdicts(self.partition, records, self._verdict_delivered)
 
     def _verdict_delivered(self, error: KafkaError | None, message: Message) -> None:
-        if error is not None or self.closed:
-            self._undelivered(error, message)
-            return
-        if message.offset() is None:
-            self._undelivered(nowhere(), message)
+        if not self._landed(error, message):
             return
         self.verdicts_under_way -= 1
 
@@ -720,6 +712,16 @@ class Outlet:
         cut = self._cut
         if cut is not None and cut.stages and stream.idle:
             self._send_stage(cut)
+
+    def _landed(self, error: KafkaError | None, message: Message) -> bool:
+        """Whether a record stands in the log and its partition is still ours; what failed is told."""
+        if error is not None or self.closed:
+            self._undelivered(error, message)
+            return False
+        if message.offset() is None:
+            self._undelivered(nowhere(), message)
+            return False
+        return True
 
     def _undelivered(self, error: KafkaError | None, message: Message) -> None:
         """A failure concerns the whole process, even if the partition was lost; what follows it says nothing."""

@@ -100,8 +100,10 @@ FAILURES = (
         "A dead letter that the broker took for a repeat, and does not have, counts as sent.",
         (
             OUTLET,
-            "            self._undelivered(nowhere(), message)\n            return\n        self.letters_stream",
-            "            self.letters_stream.acked += 1\n            return\n        self.letters_stream",
+            "        if not self._landed(error, message):\n            return\n        self.letters_stream",
+            "        if error is None and message.offset() is None:\n            self.letters_stream.acked += 1\n"
+            "            return\n"
+            "        if not self._landed(error, message):\n            return\n        self.letters_stream",
         ),
     ),
     bug(
