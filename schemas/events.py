@@ -104,6 +104,7 @@ def decode(topic: int, value: bytes | None, timestamp_us: int) -> events.StockFa
         or event.reservation is not None
         or event.line is not None
         or event.order_line is not None
+        or event.echo is not None
         or (kind is events.WmsReceipt and event.inbound is not None)
     ):
         refusal = _check_more(event, kind, timestamp_us)
@@ -236,8 +237,8 @@ def explain(topic: str, value: bytes, error: Exception) -> Refusal:
     return Refusal("missing_field" if "missing required field" in text else "bad_field", text)
 
 
-# The ids by which each supported type names a hold, an order line, a transfer or an inbound.
-_NAMES = ("reservation", "line", "order_line", "transfer", "inbound")
+# The ids by which each supported type names a hold, an order line, an echo, a transfer or an inbound.
+_NAMES = ("reservation", "line", "order_line", "echo", "transfer", "inbound")
 _NAMED: dict[type, tuple[str, ...]] = {
     kind: tuple(name for name in _NAMES if hasattr(kind, name)) for kind in SUPPORTED
 }

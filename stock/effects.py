@@ -9,6 +9,7 @@ from msgspec import Struct, structs
 
 from stock import events as e
 from stock.balance import Count
+from stock.echoes import ECHOED, echo_of
 from stock.orders import Fact, FactKind, fact
 from stock.supply import TransferFact, TransferKind, transfer_fact
 from stock.times import micros
@@ -21,7 +22,8 @@ class Effect(Struct, frozen=True, gc=False):
     `units` moves on_hand (signed) as of `time_us`, unless a newer count includes it; `states` moves the counters of
     unavailable states, always. `count` states on_hand outright as `counted`. `hold` and `line` are told to the hold
     (reservation, line) and the order line that the fact names, `transfer` and `inbound` to what is on its way.
-    `baseline`: from now on the stock is known.
+    `baseline`: from now on the stock is known. `echo`: other topics may tell of the same units under it, and only the
+    most that one of them tells moves on_hand and states.
     """
 
     time_us: int
@@ -34,6 +36,7 @@ class Effect(Struct, frozen=True, gc=False):
     line: Fact | None = None
     transfer: TransferFact | None = None
     inbound: Fact | None = None
+    echo: str | None = None
 
 
 def effect_of(event: e.StockFact) -> Effect:
@@ -73,7 +76,7 @@ def _physical(event: Any, units: int, time_us: int, gives_back: bool, baseline: 
             line = _told(event, "taken", -units, time_us)
     elif gives_back and event.order_line is not None:
         line = _told(event, "given_back", units, time_us)
-    return Effect(time_us, units, _states(event, units), None, 0, baseline, hold, line)
+    return Effect(time_us, units, _states(event, units), None, 0, baseline, hold, line, echo=echo_of(event))
 
 
 def _received(event: e.WmsReceipt) -> Effect:
@@ -126,7 +129,12 @@ def _states(event: Any, units: int) -> tuple[tuple[str, int], ...]:
 
 
 def _told(event: Any, kind: FactKind, units: int | None, time_us: int, end_us: int | None = None) -> Fact:
-    return fact(kind, time_us, event.source, event.id, event.location, units, end_us)
+    echo = echo_of(event) if kind in _TAKING else None
+    topic = 0 if echo is None else ECHOED[type(event)]
+    return fact(kind, time_us, event.source, event.id, event.location, units, end_us, echo, topic)
+
+
+_TAKING = ("taken", "given_back")
 
 
 def _void(event: e.PosVoid) -> Effect:

@@ -37,6 +37,7 @@ from stock.commitments import (
     is_order_key,
     line_key,
 )
+from stock.echoes import Contradiction, Echoes, Told, balance_of, check_echo, echo_key, echo_of, is_echo_key
 from stock.effects import BASELINES, DIRECTIONS, Effect, effect_of, promise_of
 from stock.events import (
     Coordinates,
@@ -137,6 +138,8 @@ def check_packed(key: str, packed: bytes) -> None:
         check_item(packed)
     elif is_verdict_key(key):
         check_decision(packed)
+    elif is_echo_key(key):
+        check_echo(packed, TOPIC_COUNT)
     elif key.startswith("|"):
         return  # not known here, so neither used nor touched
     elif "|" not in key:
@@ -146,7 +149,7 @@ def check_packed(key: str, packed: bytes) -> None:
 
 
 class LimitReached(Exception):
-    """A fact was refused: its SKU already has as many holds and order lines, or transfers and inbounds, as are kept."""
+    """A fact was refused: as many of its kind are kept already as there may be."""
 
 
 def _anything(_sku: str, _location: str | None) -> None:
@@ -177,6 +180,8 @@ class Ledger:
         self.recent = Recent(TOPIC_COUNT, facts_max)
         self.commitments = Commitments(TOPIC_COUNT)
         self.supply = Supply(TOPIC_COUNT, self._counted_us)
+        self.echoes = Echoes()
+        self.contradictions: list[Contradiction] = []  # since they were last taken
         self.items = Items()
         self.items_changed: dict[str, Cause | None] = {}  # SKUs of which all keys need another look, and why
         self.verdicts = Verdicts(self._is_held)
@@ -276,7 +281,16 @@ class Ledger:
             recent.see((key, topic, DUPLICATE, offset, 0, 0, 0), timestamp_us)
             return DUPLICATE
         kind = event.__class__
-        if kind in _OPENS_ORDER and self._is_over_limit(event):
+        fact: Any = event
+        plain = (
+            kind in DIRECTIONS
+            and fact.state == "sellable"
+            and fact.reservation is None
+            and fact.order_line is None
+            and fact.echo is None
+            and (kind is not WmsReceipt or fact.inbound is None)
+        )
+        if not plain and self._is_over_limit(event):
             recent.see((key, topic, DEAD_LETTER, offset, 0, 0, 0), timestamp_us)  # a replay must refuse it too
             raise _limit_reached(sku)
         totals.positions[topic] = offset + 1
@@ -284,14 +298,7 @@ class Ledger:
             balance = self._open(key)
         balance.applied[topic] = offset
         occurred_us = micros(event.occurred_at)
-        fact: Any = event
-        if (
-            kind in DIRECTIONS
-            and fact.state == "sellable"
-            and fact.reservation is None
-            and fact.order_line is None
-            and (kind is not WmsReceipt or fact.inbound is None)
-        ):
+        if plain:
             # By far the most frequent: nothing but units in or out. Says the same as its `Effect`, at half the price.
             time_us, units = occurred_us, DIRECTIONS[kind] * fact.units
             outcome = self._move_units(key, balance, time_us, units)
@@ -300,10 +307,15 @@ class Ledger:
             changed = outcome == APPLIED
         else:
             effect = effect_of(event)
-            time_us, units = effect.time_us, effect.units
-            outcome = self._move(key, balance, effect)
+            if effect.echo is not None:
+                time_us, units = effect.time_us, 0  # its group keeps its movements
+                outcome = self._move_once(key, balance, effect, topic, offset, id_hash)
+                changed = outcome == APPLIED
+            else:
+                time_us, units = effect.time_us, effect.units
+                outcome = self._move(key, balance, effect)
+                changed = outcome == APPLIED or bool(effect.states)
             self._tell_others(event, effect, topic, offset, timestamp_us)
-            changed = outcome == APPLIED or bool(effect.states)
         _heard(balance, topic, occurred_us)
         if changed or balance.cause is None:
             _set_cause(balance, event, occurred_us)
@@ -415,6 +427,8 @@ class Ledger:
             self.items.rewrite(key)
         elif is_verdict_key(key):
             self.verdicts.rewrite(key)
+        elif is_echo_key(key):
+            self.echoes.rewrite(key)
         elif key.startswith(JOURNAL_PREFIX):
             self.recent.rewrite(int(key.removeprefix(JOURNAL_PREFIX)))
 
@@ -440,8 +454,8 @@ class Ledger:
 
     def next_timer_us(self) -> int | None:
         """When `advance` has something to do next."""
-        timers = (self.commitments.next_timer_us(), self.supply.next_timer_us(), self.verdicts.next_timer_us())
-        return min((at for at in timers if at is not None), default=None)
+        parts = (self.commitments, self.supply, self.verdicts, self.echoes)
+        return min((at for part in parts if (at := part.next_timer_us()) is not None), default=None)
 
     def advance(self, now_us: int) -> None:
         """End the holds whose time has come, and note the ETAs that have passed; a clock set back changes nothing."""
@@ -456,13 +470,26 @@ class Ledger:
             self.set_cause(key, ("eta.passed", key, "stockflow", eta_us))
             self.touched.setdefault(key, 0)
         self.verdicts.advance(clock_us)
+        for contradiction in self.echoes.advance(clock_us):
+            self.contradictions.append(contradiction)
+            self.touched.setdefault(contradiction.key, 0)
+        self.totals.forgotten_us = max(self.totals.forgotten_us, self.echoes.forgotten_us)
 
     # Durability
 
     @property
     def dirty(self) -> bool:
         """Whether a flush would write more than digests and totals that the topic has already."""
-        parts = (self.commitments, self.supply, self.verdicts, self.items, self.network, self.alerts, self.recent)
+        parts = (
+            self.commitments,
+            self.supply,
+            self.verdicts,
+            self.echoes,
+            self.items,
+            self.network,
+            self.alerts,
+            self.recent,
+        )
         return bool(self._dirty or self._totals_dirty) or any(part.dirty for part in parts)
 
     @property
@@ -493,6 +520,7 @@ class Ledger:
         records.extend(self.verdicts.flush())
         records.extend(self.commitments.flush())
         records.extend(self.supply.flush())
+        records.extend(self.echoes.flush())
         records.extend(self.items.flush())
         active, idle, unsaved = self._active, self._idle, self._unsaved
         if complete and unsaved:
@@ -540,6 +568,7 @@ class Ledger:
         chunks = []
         awaited: list[str] = []
         decisions: dict[str, bytes] = {}
+        groups: dict[str, bytes] = {}
         for key in [key for key in records if key.startswith("|") or "|\x1f" in key]:
             packed = records.pop(key)
             if key.startswith(JOURNAL_PREFIX):
@@ -556,6 +585,8 @@ class Ledger:
                 self.items.restore(key, packed)
             elif is_verdict_key(key):
                 decisions[key] = packed
+            elif is_echo_key(key):
+                groups[key] = packed
         for key, packed in decisions.items():
             self.verdicts.restore(key, packed, partial(self._heard_of, key), self._durable[_ORDERS])
         self._idle = records
@@ -564,6 +595,8 @@ class Ledger:
             self.network.add(key.partition("|")[0], key)
         for key in awaited:
             self._await(key)
+        for key, packed in groups.items():
+            self._restore_echo(key, packed)
         self.recent.restore(chunks, self._restore_row)
         for key in rewrite:
             self.rewrite(key)
@@ -730,6 +763,20 @@ class Ledger:
             balance.move_state(state, units)
         return outcome
 
+    def _move_once(self, key: str, balance: Balance, effect: Effect, topic: int, offset: int, id_hash: int) -> int:
+        """Let the balance take in what no other topic has told before; ECHO if one has told it all."""
+        assert effect.echo is not None
+        sku, _, location = key.partition("|")
+        state = effect.states[0][0] if effect.states else "sellable"
+        told = Told.of(effect.time_us, topic, offset, id_hash, -effect.units, state)
+        moves, states = self.echoes.tell(echo_key(sku, location, effect.echo), told, self.commitments.clock_us)
+        for state, units in states:
+            balance.move_state(state, units)
+        moved = [self._move_units(key, balance, time_us, units) == APPLIED for time_us, units in moves]
+        if any(moved) or states:
+            return APPLIED
+        return ABSORBED if moved else ECHO
+
     def _move_units(self, key: str, balance: Balance, time_us: int, units: int) -> int:
         movements = self._movements.get(key)
         if movements is None:
@@ -777,6 +824,9 @@ class Ledger:
 
     def _is_over_limit(self, event: StockFact) -> bool:
         sku = event.sku
+        if event.__class__ not in _OPENS_ORDER:
+            echo = echo_of(event)
+            return echo is not None and self.echoes.is_full(echo_key(sku, event.location, echo))
         if isinstance(event, ReservationCreated):
             return self.commitments.is_full(sku, hold_key(sku, event.reservation, event.line))
         if isinstance(event, OrderAllocated):
@@ -798,6 +848,25 @@ class Ledger:
                     if not movements:
                         del self._movements[key]
 
+    def _restore_echo(self, key: str, packed: bytes) -> None:
+        """Take back what the balance has applied of a group, with its movements; the rest is told again."""
+        at = balance_of(key)
+        known = self._idle.get(at)
+        if known is None:
+            return
+        balance = unpack(known)
+        moves = self.echoes.restore(key, packed, balance.applied, self.commitments.clock_us)
+        for time_us, units in moves.items():
+            self._remember(at, balance, time_us, units)
+
+    def _remember(self, key: str, balance: Balance, time_us: int, units: int) -> None:
+        """Put a movement back into the log, if a late count may still ask for it."""
+        if time_us > balance.dropped_us and (balance.count is None or time_us >= balance.count[0]):
+            movements = self._movements.get(key)
+            if movements is None:
+                movements = self._movements[key] = Movements()
+            movements.add(time_us, units)
+
     def _restore_row(self, row: Row) -> bool:
         """Take a journal row back if the balance it belongs to has had its effect; whether it has."""
         key, topic, outcome, offset, _, time_us, units = row
@@ -814,11 +883,8 @@ class Ledger:
         balance = self.balance(key)
         if offset > balance.applied[topic]:
             return False
-        if units and time_us > balance.dropped_us and (balance.count is None or time_us >= balance.count[0]):
-            movements = self._movements.get(key)
-            if movements is None:
-                movements = self._movements[key] = Movements()
-            movements.add(time_us, units)
+        if units:
+            self._remember(key, balance, time_us, units)
         return self._take_back(row)
 
     def _take_back(self, row: Row) -> bool:
@@ -847,7 +913,7 @@ def _point(described: LocationSet | None) -> Coordinates | None:
 
 
 def _limit_reached(sku: str) -> LimitReached:
-    return LimitReached(f"{sku} has too many holds and order lines, or transfers and inbounds, already")
+    return LimitReached(f"{sku} has too many holds and order lines, transfers and inbounds, or facts under one echo")
 
 
 _LOW = LOW_SHIP | LOW_PICKUP

@@ -8,9 +8,12 @@ very moment of the sale must find the sale. Nothing here moves stock on hand.
 from __future__ import annotations
 
 from bisect import insort
+from collections.abc import Iterable, Iterator
 from typing import Literal, Protocol, TypeVar
 
 from msgspec import Struct
+
+from stock.echoes import paired
 
 FACTS_MAX = 128  # Facts kept per hold or order line; the oldest half is then folded into a base for good.
 
@@ -19,7 +22,10 @@ _RANK = {"stated": 0, "arrived": 1, "renewed": 1, "taken": 1, "returned": 1, "gi
 
 
 class Fact(Struct, frozen=True, gc=False, array_like=True, order=True):
-    """One fact about a hold or order line. `units` is None for all that is left; times are microseconds."""
+    """One fact about a hold or order line. `units` is None for all that is left; times are microseconds.
+
+    What is told under one `echo` at one location, by several topics, is told of the same units.
+    """
 
     time_us: int
     rank: int
@@ -29,6 +35,8 @@ class Fact(Struct, frozen=True, gc=False, array_like=True, order=True):
     location: str
     units: int | None
     expires_at_us: int | None
+    echo: str | None = None
+    topic: int = 0
 
 
 def fact(
@@ -39,13 +47,31 @@ def fact(
     location: str,
     units: int | None = None,
     expires_at_us: int | None = None,
+    echo: str | None = None,
+    topic: int = 0,
 ) -> Fact:
     """A fact, ranked by its kind.
 
     `stated` says what is open; `arrived` adds to it; `taken` and `returned` lower it (only what was taken can be given
     back, not what was returned by a deallocation or release); `given_back` restores; `renewed` moves the end.
     """
-    return Fact(time_us, _RANK[kind], source, id, kind, location, units, expires_at_us)
+    return Fact(time_us, _RANK[kind], source, id, kind, location, units, expires_at_us, echo, topic)
+
+
+# By location and echo, the units that each topic has told of what was taken.
+Sums = dict[str, dict[int, int]]
+
+
+def _paired(facts: Iterable[Fact], sums: Sums) -> Iterator[tuple[FactKind, int | None, Fact]]:
+    """What facts do in the order of time, each with its kind and units, where one told again does nothing."""
+    for f in facts:
+        if f.echo is None or f.units is None:
+            yield f.kind, f.units, f
+            continue
+        of_echo = sums.setdefault(f"{f.location}|{f.echo}", {})
+        more = paired(of_echo, f.topic, f.units if f.kind == "taken" else -f.units)
+        if more:
+            yield "taken" if more > 0 else "given_back", abs(more), f
 
 
 class _Named(Protocol):
@@ -70,15 +96,16 @@ class Hold(Struct, gc=False, array_like=True):
     left: int = 0
     expires_at_us: int | None = None
     base: tuple[str | None, int, int | None] = (None, 0, None)
+    sums: Sums = {}  # of the base
 
     def add(self, new: Fact) -> bool:
         """Take a fact in and fold anew; False if this very fact was in already."""
         if not insert(self.facts, new):
             return False
         if len(self.facts) > FACTS_MAX:
-            self.base = self._folded(self.facts[: FACTS_MAX // 2])
+            self.base = self._folded(self.facts[: FACTS_MAX // 2], self.sums)
             del self.facts[: FACTS_MAX // 2]
-        self.location, self.left, self.expires_at_us = self._folded(self.facts)
+        self.location, self.left, self.expires_at_us = self._folded(self.facts, _copied(self.sums))
         return True
 
     def open_units(self, clock_us: int) -> int:
@@ -92,16 +119,16 @@ class Hold(Struct, gc=False, array_like=True):
         newest = self.facts[-1].time_us if self.facts else 0
         return max(newest, self.expires_at_us or 0) if self.left else newest
 
-    def _folded(self, facts: list[Fact]) -> tuple[str | None, int, int | None]:
+    def _folded(self, facts: list[Fact], sums: Sums) -> tuple[str | None, int, int | None]:
         location, left, end = self.base
-        for f in facts:
-            if f.kind == "stated":
-                location, left, end = f.location, f.units or 0, f.expires_at_us
-            elif f.kind == "renewed":
+        for kind, units, f in _paired(facts, sums):
+            if kind == "stated":
+                location, left, end = f.location, units or 0, f.expires_at_us
+            elif kind == "renewed":
                 if location is not None and (end is None or f.time_us < end):
                     end = f.expires_at_us
-            else:
-                left -= left if f.units is None else min(f.units, left)
+            elif kind != "given_back":  # what comes back is not held again
+                left -= left if units is None else min(units, left)
         return location, left, end
 
 
@@ -112,15 +139,16 @@ class OrderLine(Struct, gc=False, array_like=True):
     facts: list[Fact]
     cells: dict[str, list[int]]
     base: dict[str, list[int]]
+    sums: Sums = {}  # of the base
 
     def add(self, new: Fact) -> bool:
         """Take a fact in and fold anew; False if this very fact was in already."""
         if not insert(self.facts, new):
             return False
         if len(self.facts) > FACTS_MAX:
-            self.base = self._folded(self.facts[: FACTS_MAX // 2])
+            self.base = self._folded(self.facts[: FACTS_MAX // 2], self.sums)
             del self.facts[: FACTS_MAX // 2]
-        self.cells = self._folded(self.facts)
+        self.cells = self._folded(self.facts, _copied(self.sums))
         return True
 
     def left(self) -> dict[str, int]:
@@ -131,28 +159,32 @@ class OrderLine(Struct, gc=False, array_like=True):
         """The time of the newest fact."""
         return self.facts[-1].time_us if self.facts else 0
 
-    def _folded(self, facts: list[Fact]) -> dict[str, list[int]]:
+    def _folded(self, facts: list[Fact], sums: Sums) -> dict[str, list[int]]:
         cells = {location: cell.copy() for location, cell in self.base.items()}
-        for f in facts:
-            units = f.units or 0
-            if f.kind == "stated":
+        for kind, told, f in _paired(facts, sums):
+            units = told or 0
+            if kind == "stated":
                 cells[f.location] = [units, 0]
                 continue
-            if f.kind == "arrived":
+            if kind == "arrived":
                 cells.setdefault(f.location, [0, 0])[0] += units
                 continue
             for location in _own_first(f.location, cells):
                 cell = cells[location]
-                if f.kind == "given_back":
+                if kind == "given_back":
                     moved = min(units, cell[1])
                     cell[0] += moved
                     cell[1] -= moved
                 else:
                     moved = min(units, cell[0])
                     cell[0] -= moved
-                    cell[1] += moved if f.kind == "taken" else 0
+                    cell[1] += moved if kind == "taken" else 0
                 units -= moved
         return cells
+
+
+def _copied(sums: Sums) -> Sums:
+    return {echo: of_echo.copy() for echo, of_echo in sums.items()}
 
 
 def _own_first(own: str, cells: dict[str, list[int]]) -> list[str]:

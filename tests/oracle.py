@@ -7,7 +7,7 @@ that the answer is obviously independent of arrival order, batches, restarts and
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timezone
@@ -336,9 +336,48 @@ def on_hand_delta(event: StockFact) -> int:
     return 0
 
 
+def echo_named_by(fact: StockFact) -> str | None:
+    """The name under which other topics may tell of the same units; None: only this fact tells of them."""
+    if isinstance(fact, PosSale | WmsShipment | WmsShipmentVoided | OrderFulfilled) or (
+        isinstance(fact, PosVoid) and fact.voided_type == "pos.sale"
+    ):
+        return fact.order_line if fact.echo is None else fact.echo
+    return None
+
+
+def by_echo(facts: Iterable[StockFact]) -> dict[tuple[str, str], list[StockFact]]:
+    """The facts that several topics may tell, by location and echo."""
+    groups: dict[tuple[str, str], list[StockFact]] = defaultdict(list)
+    for fact in facts:
+        echo = echo_named_by(fact)
+        if echo is not None:
+            groups[fact.location, echo].append(fact)
+    return groups
+
+
+def left_by(told: Iterable[StockFact]) -> int:
+    """Units that left according to the topic that tells the most; 0 if nobody tells anything."""
+    by_topic: Counter[str] = Counter()
+    for fact in told:
+        by_topic[topic_of(fact).name] -= on_hand_delta(fact)
+    return max(by_topic.values(), default=0)
+
+
+def movements(facts_here: list[StockFact]) -> list[tuple[datetime, int]]:
+    """Every change of on_hand and its time; what several topics tell of the same units changes it once."""
+    moved = [(effective_at(fact), on_hand_delta(fact)) for fact in facts_here if echo_named_by(fact) is None]
+    for group in by_echo(facts_here).values():
+        before = 0
+        for at in sorted({effective_at(fact) for fact in group}):
+            left = left_by(fact for fact in group if effective_at(fact) <= at)
+            moved.append((at, before - left))
+            before = left
+    return moved
+
+
 def on_hand(facts_here: list[StockFact], returned: list[Returned]) -> int:
     """The newest count and every movement not older than it; without a count, every movement."""
-    moved = [(effective_at(fact), on_hand_delta(fact)) for fact in facts_here]
+    moved = movements(facts_here)
     moved += [(back.at, back.units) for back in returned]
     counts = [fact for fact in facts_here if isinstance(fact, WmsCount)]
     if not counts:
@@ -352,7 +391,13 @@ def unavailable(facts_here: list[StockFact], returned: list[Returned]) -> int:
     counters = {"damaged": 0, "quality_hold": 0, "display": 0, "sellable": 0}
     for back in returned:
         counters[back.state] += back.units
+    for group in by_echo(facts_here).values():
+        for state in counters:
+            touching = [fact for fact in group if isinstance(fact, Physical) and fact.state == state]
+            counters[state] -= left_by(touching)
     for fact in facts_here:
+        if echo_named_by(fact) is not None:
+            continue
         if isinstance(fact, Physical | TransferShipped | TransferReceived):
             counters[fact.state] += on_hand_delta(fact)
         elif isinstance(fact, WmsStatusChanged):
@@ -538,7 +583,8 @@ def fold_hold(mentions: list[StockFact]) -> Hold | None:
         return effective_at(fact), rank, fact.source, fact.id
 
     hold: Hold | None = None
-    for fact in sorted(mentions, key=place):
+    in_order = sorted(mentions, key=place)
+    for turn, fact in enumerate(in_order):
         if isinstance(fact, ReservationCreated):
             hold = Hold(fact.location, fact.units, fact.expires_at)
         elif hold is None:
@@ -547,15 +593,24 @@ def fold_hold(mentions: list[StockFact]) -> Hold | None:
             if hold.expires_at is None or fact.occurred_at < hold.expires_at:
                 hold.expires_at = fact.expires_at
         else:
-            hold.left -= min(hold.left, units_taken_from_hold(fact, hold))
+            hold.left -= min(hold.left, units_taken_from_hold(fact, hold, in_order[:turn]))
     return hold
 
 
-def units_taken_from_hold(fact: StockFact, hold: Hold) -> int:
+def units_taken_from_hold(fact: StockFact, hold: Hold, before: list[StockFact]) -> int:
     """How many units a fact asks of a hold."""
     if isinstance(fact, ReservationReleased):
         return hold.left if fact.units is None else fact.units
-    return fact.units if isinstance(fact, OrderAllocated) else -on_hand_delta(fact)
+    return fact.units if isinstance(fact, OrderAllocated) else newly_left(fact, before)
+
+
+def newly_left(fact: StockFact, before: list[StockFact]) -> int:
+    """By how many units more have left (negative: fewer) with this fact than with those before it."""
+    echo = echo_named_by(fact)
+    if echo is None:
+        return -on_hand_delta(fact)
+    same = by_echo(before).get((fact.location, echo), [])
+    return left_by([*same, fact]) - left_by(same)
 
 
 @dataclass
@@ -597,7 +652,8 @@ def fold_order_line(mentions: list[StockFact]) -> dict[str, Cell]:
         return effective_at(fact), rank, fact.source, fact.id
 
     cells: dict[str, Cell] = {}
-    for fact in sorted(mentions, key=place):
+    in_order = sorted(mentions, key=place)
+    for turn, fact in enumerate(in_order):
         if isinstance(fact, OrderAllocated):
             cells[fact.location] = Cell(left=fact.units)
             continue
@@ -605,10 +661,11 @@ def fold_order_line(mentions: list[StockFact]) -> dict[str, Cell]:
             cells.setdefault(fact.location, Cell(left=0)).left += fact.units
             continue
         own_first = sorted(cells, key=lambda location: (location != fact.location, location))
-        open_units = fact.units if isinstance(fact, OrderDeallocated) else abs(on_hand_delta(fact))
+        left = fact.units if isinstance(fact, OrderDeallocated) else newly_left(fact, in_order[:turn])
+        open_units = abs(left)
         for location in own_first:
             cell = cells[location]
-            if rank_in_order_line(fact) == 2:
+            if left < 0:
                 moved = min(open_units, cell.taken)
                 cell.left += moved
                 cell.taken -= moved

@@ -319,6 +319,8 @@ class Storyteller:
         """What a fact consumes or restores: nothing, a hold, an order line, or both."""
         claims = self._choice.one_of(("", "", "", "hold", "hold", "order line", "order line", "hold, order line"))
         named = self._hold() if "hold" in claims else {}
+        if self._chance(15):  # two systems may tell of the same units
+            named["echo"] = self._named("E")
         return {**named, "order_line": self._named("L")} if "order line" in claims else named
 
     def _lately(self, kind: type[T], sku: str) -> T | None:
@@ -351,6 +353,7 @@ class Storyteller:
             reservation=voided.reservation,
             line=voided.line,
             order_line=voided.order_line,
+            echo=voided.echo,
             units=voided.units,
             voids=voided.id,
             voided_type=voided_type,
@@ -378,6 +381,7 @@ class Storyteller:
             **{**saying, "location": shipment.location},
             state=shipment.state,
             order_line=shipment.order_line,
+            echo=shipment.echo,
             units=shipment.units,
         )
 
@@ -421,6 +425,7 @@ class Storyteller:
         eta = self._eta(saying["occurred_at"]) if self._chance(70) else None
         to_location = self._choice.one_of(self.world.locations)
         consuming = self._consuming() if self._chance(30) else {}
+        consuming.pop("echo", None)  # only one system tells of it
         return TransferShipped(
             **saying, **self._touching(), **consuming, transfer=self._named("T"), units=self._units(9),
             to_location=to_location, eta=eta,

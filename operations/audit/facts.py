@@ -32,6 +32,7 @@ _FACT_DECODERS = {
     topics.WMS_MOVEMENTS.name: msgspec.json.Decoder(events.WmsMessage),
     topics.ORDER_RESERVATIONS.name: msgspec.json.Decoder(events.OrderMessage),
 }
+_TOLD_TWICE = (events.PosSale, events.WmsShipment, events.WmsShipmentVoided, events.OrderFulfilled)
 _item_decoder = msgspec.json.Decoder(events.ItemSet)
 _setting_decoder = msgspec.json.Decoder(events.SettingsMessage)
 
@@ -63,9 +64,9 @@ _SUPPORTED: tuple[type[events.StockFact], ...] = (
     events.InboundExpected,
     events.InboundCancelled,
 )
-_ORDER_IDS = ("reservation", "line", "order_line", "policy", "transfer", "inbound")
+_ORDER_IDS = ("reservation", "line", "order_line", "echo", "policy", "transfer", "inbound")
 _ID_FIELDS = ("id", "source", *_ORDER_IDS)
-_UNUSED_IDS = ("echo", "voids")  # Nothing is kept under them yet, so their length is nobody's business.
+_UNUSED_IDS = ("voids",)  # Nothing is kept under them yet, so their length is nobody's business.
 
 FACT_SCHEMA: dict[str, pl.DataType] = {
     "topic": pl.Int8(),  # position in KEYED_INPUTS
@@ -88,6 +89,7 @@ FACT_SCHEMA: dict[str, pl.DataType] = {
     "reservation": pl.String(),
     "line": pl.String(),
     "order_line": pl.String(),
+    "echo": pl.String(),  # under which other topics may tell of the same units
     "expires_us": pl.Int64(),
     "transfer": pl.String(),
     "inbound": pl.String(),
@@ -223,6 +225,7 @@ def row_of(record: LogRecord, message: events.Message, granted: Granted | None =
         getattr(message, "reservation", None),
         getattr(message, "line", None),
         getattr(message, "order_line", None),
+        _echo(message),
         None if expires_at is None else micros(expires_at),
         getattr(message, "transfer", None),
         getattr(message, "inbound", None),
@@ -230,6 +233,18 @@ def row_of(record: LogRecord, message: events.Message, granted: Granted | None =
         None if eta is None else micros(eta),
         getattr(message, "final", False),
     )
+
+
+def _echo(message: events.StockFact) -> str | None:
+    """Sales, shipments, fulfilments and their voids may be told twice, by default of one order line."""
+    if isinstance(message, events.PosVoid):
+        paired = message.voided_type == "pos.sale"
+    else:
+        paired = isinstance(message, _TOLD_TWICE)
+    if not paired:
+        return None
+    assert isinstance(message, events.Physical)
+    return message.echo if message.echo is not None else message.order_line
 
 
 def frame(rows: Sequence[tuple[object, ...]]) -> pl.DataFrame:

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import polars as pl
 
+from operations.audit.echoes import left_once
+
 _CREATED = "reservation.created"
 _RENEWED = "reservation.renewed"
 _RELEASED = "reservation.released"
@@ -77,7 +79,7 @@ class _OrderLine:
             self.cells[own] = _Cell(left=units)
         elif kind == _ARRIVED:
             self.cells.setdefault(own, _Cell()).left += units
-        elif row["rank"] == 2:
+        elif row["restores"]:
             for cell in self._own_first(own):
                 given = min(units, cell.taken)
                 cell.taken -= given
@@ -103,8 +105,6 @@ def open_holds(facts: pl.DataFrame) -> list[OpenHold]:
         & (kind.is_in([_CREATED, _RENEWED, _RELEASED, _ALLOCATED]) | (pl.col("delta") < 0))
     ).with_columns(
         rank=pl.when(kind == _CREATED).then(0).otherwise(1),
-        # An adjustment lowers on_hand by signed units, so its size is what counts.
-        take=pl.when(pl.col("delta") < 0).then(-pl.col("delta")).otherwise(pl.col("units")),
     )
     found = []
     for (sku, _, _), rows in _groups(named, ("sku", "reservation", "line")):
@@ -124,7 +124,6 @@ def allocations(facts: pl.DataFrame) -> list[Allocated]:
         & (kind.is_in([_ALLOCATED, _DEALLOCATED, _ARRIVED]) | (pl.col("delta") < 0) | pl.col("restores"))
     ).with_columns(
         rank=pl.when(kind == _ALLOCATED).then(0).when(pl.col("restores")).then(2).otherwise(1),
-        take=pl.when(pl.col("delta") < 0).then(-pl.col("delta")).otherwise(pl.col("units")),
     )
     found: list[Allocated] = []
     for (sku, _), rows in _groups(named, ("sku", "order_line")):
@@ -140,9 +139,16 @@ def allocations(facts: pl.DataFrame) -> list[Allocated]:
 def _groups(
     facts: pl.DataFrame, identity: tuple[str, ...]
 ) -> Iterator[tuple[tuple[object, ...], Iterator[dict[str, object]]]]:
-    """Facts by identity, in the one order in which they are folded."""
-    columns = [*identity, *_ORDER, "location", "type", "take", "expires_us"]
-    rows = facts.select(columns).sort([*identity, *_ORDER]).iter_rows(named=True)
+    """Facts by identity, in the one order in which they are folded; `take` is what each takes or `restores`."""
+    # An adjustment lowers on_hand by signed units, so its size is what counts.
+    alone = facts.filter(pl.col("echo").is_null()).with_columns(
+        take=pl.when(pl.col("delta") < 0).then(-pl.col("delta")).otherwise(pl.col("units"))
+    )
+    told = left_once(facts.filter(pl.col("echo").is_not_null()), [*identity, "location", "echo"], _ORDER)
+    once = told.with_columns(take=pl.col("once").abs(), restores=pl.col("once") < 0)
+    columns = [*identity, *_ORDER, "location", "type", "take", "restores", "expires_us"]
+    both = pl.concat([alone.select(columns), once.select(columns)])
+    rows = both.sort([*identity, *_ORDER]).iter_rows(named=True)
     return groupby(rows, key=lambda row: tuple(row[name] for name in identity))
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from operations.audit.answers import Identity
+from operations.audit.echoes import left_once
 from operations.audit.folds import OpenHold, allocations, open_holds
 from operations.audit.supply import Back, Coming, Key, coming_by_key, legal_next
 
@@ -55,11 +56,11 @@ def recompute(facts: pl.DataFrame, moment: Moment) -> Recomputed:
     committed, in_flux = _committed(first, moment)
     coming, back, destinations = coming_by_key(first)
     supply, due = _supply(coming, moment)
-    moved = _moved(first, back)
+    moved, changed = _moved(first, back)
     balances = (
         _keys(first, destinations)
         .join(_on_hand(first, moved), on=KEY, how="left")
-        .join(_unavailable(first, moved), on=KEY, how="left")
+        .join(_unavailable(first, changed), on=KEY, how="left")
         .with_columns(pl.col("on_hand", "unavailable").fill_null(0))
         .join(committed, on=KEY, how="left")
         .join(supply, on=KEY, how="left")
@@ -94,11 +95,21 @@ def _keys(first: pl.DataFrame, destinations: Iterable[Key]) -> pl.DataFrame:
     return pl.concat([told, shipped_to]).group_by(KEY).agg(pl.col("baseline").any())
 
 
-def _moved(first: pl.DataFrame, back: list[Back]) -> pl.DataFrame:
-    """Every movement: key, effective_us, state, delta."""
+def _moved(first: pl.DataFrame, back: list[Back]) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Every movement of on_hand and every one of a state's counter, both: key, effective_us, state, delta.
+
+    They differ where topics tell of the same units in different states.
+    """
     columns = (*KEY, "effective_us", "state", "delta")
-    moved = first.filter(pl.col("delta").is_not_null()).select(*columns)
-    return pl.concat([moved, pl.DataFrame(back, schema=moved.schema, orient="row")])
+    moving = first.filter(pl.col("delta").is_not_null())
+    alone = moving.filter(pl.col("echo").is_null()).select(*columns)
+    returned = pl.DataFrame(back, schema=alone.schema, orient="row")
+    told = moving.filter(pl.col("echo").is_not_null())
+    both = []
+    for group in ([*KEY, "echo"], [*KEY, "echo", "state"]):
+        once = left_once(told, group, ["effective_us"]).with_columns(delta=-pl.col("once")).select(*columns)
+        both.append(pl.concat([alone, once, returned]))
+    return both[0], both[1]
 
 
 def _supply(coming: dict[Key, list[Coming]], moment: Moment) -> tuple[pl.DataFrame, frozenset[Key]]:

@@ -443,7 +443,7 @@ def test_stranger_to_its_partition_must_be_refused() -> None:
         ("an empty id", {**SALE, "id": ""}),
         ("a control character in a hold's name", {**SALE, "reservation": "R\x7f"}),
         ("another one in an order line's name", {**SALE, "order_line": "L\x85"}),
-        ("a long id that nothing is kept under", {**SALE, "echo": LONG}),
+        ("a long id that nothing is kept under", fact("pos.void", "10:00", 1, id="x", voids=LONG, voided_type="pos.sale", voided_at="09:00")),
         ("a blank of another alphabet", {**SALE, "location": "\u00a0S1"}),
         ("a change to the same state", change("10:00", 1, "damaged", "damaged") | {"id": "x"}),
         ("a count of one state", fact("wms.count", "10:00", 1, id="x", state="damaged")),
