@@ -249,11 +249,8 @@ def _check_more(event: Any, kind: type, timestamp_us: int) -> Refusal | None:
     """What single types may not say although every field is well formed, and the ids by which they name orders."""
     if kind is events.WmsAdjustment and event.units == 0:
         return Refusal("bad_field", "an adjustment of 0 units says nothing - at `$.units`")
-    if kind is events.WmsCount:
-        if event.basis == "net":
-            return Refusal("not_supported_yet", "a count with basis net is understood but has no effect yet")
-        if event.state != "sellable":
-            return Refusal("not_supported_yet", "a count of one state is understood but has no effect yet")
+    if kind is events.WmsCount and event.state != "sellable":
+        return Refusal("not_supported_yet", "a count of one state is understood but has no effect yet")
     if kind is events.WmsStatusChanged and event.from_state == event.to_state:
         return Refusal("bad_field", "from and to are the same state")
     if kind is events.PosVoid and micros(event.voided_at) > timestamp_us + FUTURE_TOLERANCE_US:

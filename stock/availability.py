@@ -9,7 +9,7 @@ from __future__ import annotations
 from msgspec import Struct, structs
 
 from stock import items
-from stock.balance import HAS_BASELINE, LOW_PICKUP, LOW_SHIP, Balance
+from stock.balance import HAS_BASELINE, LOW_PICKUP, LOW_SHIP, UNAVAILABLE, Balance, unavailable_of
 from stock.events import Lifecycle
 from stock.supply import NOTHING, Given, Incoming
 from stock.terms import ModeTerms, Terms
@@ -75,6 +75,7 @@ def view(
     terms: Terms,
     incoming: Incoming = NOTHING,
     lifecycle: Lifecycle = _ACTIVE,
+    allocated_then: int = 0,
 ) -> View:
     """What can be sold now.
 
@@ -84,12 +85,15 @@ def view(
         terms: the resolved policies of this key.
         incoming: what is on its way to this key, and what cancelled transfers gave back to it.
         lifecycle: of the SKU.
+        allocated_then: units that were allocated here when the newest count was taken, which a net count left out.
     """
     on_hand = balance.on_hand
     if incoming.given:
         on_hand, unavailable = _with_given(balance, incoming.given)
     else:
         unavailable = balance.unavailable
+    if balance.net is not None:
+        on_hand += _left_out(balance, incoming.given) + allocated_then
     physical = on_hand - unavailable
     raw = physical - committed
     shortage = -raw if raw < 0 else 0
@@ -127,6 +131,17 @@ def _with_given(balance: Balance, given: tuple[Given, ...]) -> tuple[int, int]:
             whole.on_hand += one.units
         whole.move_state(one.state, one.units)
     return whole.on_hand, whole.unavailable
+
+
+def _left_out(balance: Balance, given: tuple[Given, ...]) -> int:
+    """What a net count left out because it was unavailable, which is on hand all the same."""
+    assert balance.count is not None
+    assert balance.net is not None
+    then = dict(zip(UNAVAILABLE, balance.net, strict=True))
+    for one in given:
+        if one.time_us < balance.count[0] and one.state in then:
+            then[one.state] += one.units
+    return unavailable_of(then.values())
 
 
 def low_flags(seen: View, flags: int) -> int:

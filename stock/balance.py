@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Iterable
 from typing import Literal
 
 import msgspec
@@ -47,13 +48,19 @@ class Balance(Struct, array_like=True, gc=False):
     cause: Cause | None = None
     digest: int = 0
     published: int = 0
+    net: tuple[int, int, int] | None = None  # the counters as of `count`, if it left out what they and allocations bind
 
     @property
     def unavailable(self) -> int:
         """Units on hand that may not be sold; each counter stays exact, and counts only above 0."""
         if self.damaged or self.quality_hold or self.display:
-            return max(0, self.damaged) + max(0, self.quality_hold) + max(0, self.display)
+            return unavailable_of(self.counters)
         return 0
+
+    @property
+    def counters(self) -> tuple[int, int, int]:
+        """The units in each of the unavailable states, in the order of `UNAVAILABLE`; negative ones too."""
+        return self.damaged, self.quality_hold, self.display
 
     def move_state(self, state: str, units: int) -> None:
         """Add units to one of the unavailable states; `sellable` is what remains and has no counter."""
@@ -63,6 +70,14 @@ class Balance(Struct, array_like=True, gc=False):
             self.quality_hold += units
         elif state == "display":
             self.display += units
+
+
+UNAVAILABLE = ("damaged", "quality_hold", "display")
+
+
+def unavailable_of(counters: Iterable[int]) -> int:
+    """Units that may not be sold, by the counters of the unavailable states."""
+    return sum(max(0, units) for units in counters)
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -141,6 +156,18 @@ class Movements:
         return time_us
 
 
+StateMoves = list[tuple[int, str, int]]  # time in microseconds, unavailable state, signed units
+
+
+def counters_at(balance: Balance, changed: StateMoves, time_us: int) -> tuple[int, int, int]:
+    """The counters of the unavailable states as they were before a time."""
+    now = dict(zip(UNAVAILABLE, balance.counters, strict=True))
+    for at_us, state, units in changed:
+        if at_us >= time_us:
+            now[state] -= units
+    return now["damaged"], now["quality_hold"], now["display"]
+
+
 def apply_movement(balance: Balance, movements: Movements, time_us: int, units: int) -> bool:
     """Move on_hand by signed units as of a time; False if the newest count already includes it."""
     count = balance.count
@@ -155,18 +182,32 @@ def apply_movement(balance: Balance, movements: Movements, time_us: int, units: 
     return True
 
 
-def apply_count(balance: Balance, movements: Movements, count: Count, units: int, forgotten_us: int) -> CountOutcome:
+def apply_count(
+    balance: Balance,
+    movements: Movements,
+    count: Count,
+    units: int,
+    forgotten_us: int,
+    changed: StateMoves | None = None,
+) -> CountOutcome:
     """State what was on hand as of a count; later movements stay on top, wherever they arrived.
 
-    `forgotten_us` is the newest movement time that is no longer remembered for any balance. Returns `older` if a
-    newer count stands, `beyond_log` if movements at or after it are no longer known one by one.
+    Args:
+        units: what was counted; of a net count less what was unavailable or allocated then, which stays off on_hand.
+        forgotten_us: the newest movement time that is no longer remembered for any balance.
+        changed: of a net count, the moves between states that are known one by one.
+
+    Returns:
+        `older` if a newer count stands, `beyond_log` if what came at or after it is no longer known one by one.
     """
     balance.flags |= HAS_BASELINE
     if balance.count is not None and count < balance.count:
         return "older"
-    if count[0] <= balance.moved_us and count[0] <= max(balance.dropped_us, forgotten_us):
+    moved = count[0] <= balance.moved_us or (changed is not None and any(balance.counters))
+    if moved and count[0] <= max(balance.dropped_us, forgotten_us):
         return "beyond_log"
     balance.count = count
+    balance.net = None if changed is None else counters_at(balance, changed, count[0])
     balance.on_hand = units + movements.since(count[0])
     movements.forget_before(count[0])
     return "applied"

@@ -6,7 +6,7 @@ one location and a hold at another.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from heapq import heappop, heappush
 
 import msgspec
@@ -27,6 +27,10 @@ Change = tuple[str, int]  # key `sku|location`, units bound more (or, negative, 
 _encoder = msgspec.msgpack.Encoder()
 _hold_decoder = msgspec.msgpack.Decoder(Hold)
 _line_decoder = msgspec.msgpack.Decoder(OrderLine)
+
+
+def _never(_key: str) -> None:
+    return None
 
 
 def hold_key(sku: str, reservation: str, line: str | None) -> str:
@@ -79,10 +83,18 @@ def _unpacked(key: str, packed: bytes) -> Hold | OrderLine:
 
 
 class Commitments:
-    """Holds, order lines and their sums; not thread-safe. Its clock is the time up to which holds have ended."""
+    """Holds, order lines and their sums; not thread-safe. Its clock is the time up to which holds have ended.
 
-    def __init__(self, topics: int) -> None:
+    Args:
+        topics: number of keyed inputs.
+        net_us: asked with `sku|location` for the time of its newest count, if that left out what was allocated.
+    """
+
+    def __init__(self, topics: int, net_us: Callable[[str], int | None] = _never) -> None:
         self.clock_us = 0
+        self._net_us = net_us
+        self._lines: dict[str, list[str]] = {}  # state keys of the order lines, by SKU
+        self._then: dict[str, int] = {}  # units allocated when a net count was taken, by `sku|location`
         self._topics = topics
         self._orders: dict[str, Hold | OrderLine] = {}
         self._per_sku: dict[str, int] = {}
@@ -102,6 +114,22 @@ class Commitments:
     def units(self, key: str) -> int:
         """Units bound at `sku|location`."""
         return self._units.get(key, 0)
+
+    def allocated_then(self, key: str) -> int:
+        """Units that were allocated at `sku|location` when its newest count was taken, if that left them out."""
+        return self._then.get(key, 0)
+
+    def counted(self, key: str) -> None:
+        """A new count stands at `sku|location`."""
+        self._then.pop(key, None)
+        net_us = self._net_us(key)
+        if net_us is None:
+            return
+        sku, _, location = key.partition("|")
+        lines = [self._orders[line] for line in self._lines.get(sku, ())]
+        units = sum(line.left_before(net_us).get(location, 0) for line in lines if isinstance(line, OrderLine))
+        if units:
+            self._then[key] = units
 
     def open_at(self, key: str) -> tuple[str | None, int]:
         """Where a hold binds units now, by its state key, and how many."""
@@ -153,12 +181,13 @@ class Commitments:
         assert isinstance(line, OrderLine)
         if offset <= line.applied[topic]:
             return []
-        before = line.left()
+        before, then = line.left(), self._left_then(sku, line)
         line.applied[topic] = offset
         line.add(new)
         self._dirty[key] = None
         after = line.left()
-        return self._bind(sku, {at: after.get(at, 0) - before.get(at, 0) for at in {**before, **after}})
+        bound = self._bind(sku, {at: after.get(at, 0) - before.get(at, 0) for at in {**before, **after}})
+        return bound + self._allocate_then(then, self._left_then(sku, line))
 
     def next_timer_us(self) -> int | None:
         """When `advance` has something to do next."""
@@ -201,11 +230,20 @@ class Commitments:
         self._per_sku[sku] = self._per_sku.get(sku, 0) + 1
         heappush(self._timers, (min(order.last_us(), self.clock_us) + CLOSED_HORIZON_US, _FORGET, key))
         if isinstance(order, OrderLine):
+            self._lines.setdefault(sku, []).append(key)
             self._bind(sku, dict(order.left()))
             return
         if order.expires_at_us is not None and order.expires_at_us > self.clock_us:
             heappush(self._timers, (order.expires_at_us, _EXPIRE, key))
         self._bind(sku, {order.location: order.open_units(self.clock_us)})
+
+    def restored(self) -> None:
+        """Balances and their counts are back, too."""
+        for sku, lines in self._lines.items():
+            for key in lines:
+                line = self._orders[key]
+                assert isinstance(line, OrderLine)
+                self._allocate_then({}, self._left_then(sku, line))
 
     def rewrite(self, key: str) -> None:
         """Write this key again with the next flush: what stands on the topic is not ours."""
@@ -214,6 +252,8 @@ class Commitments:
     def _add(self, sku: str, key: str, order: Hold | OrderLine, first: Fact) -> None:
         self._orders[key] = order
         self._per_sku[sku] = self._per_sku.get(sku, 0) + 1
+        if isinstance(order, OrderLine):
+            self._lines.setdefault(sku, []).append(key)
         heappush(self._timers, (max(first.time_us, self.clock_us) + CLOSED_HORIZON_US, _FORGET, key))
 
     def _bind(self, sku: str, changes: dict[str | None, int] | dict[str, int]) -> list[Change]:
@@ -230,9 +270,32 @@ class Commitments:
             bound.append((key, units))
         return bound
 
+    def _left_then(self, sku: str, line: OrderLine) -> dict[str, int]:
+        """What a line had allocated at each key when a net count was taken there."""
+        then: dict[str, int] = {}
+        for location in line.cells:
+            key = f"{sku}|{location}"
+            net_us = self._net_us(key)
+            if net_us is not None:
+                then[key] = line.left_before(net_us).get(location, 0)
+        return then
+
+    def _allocate_then(self, before: dict[str, int], after: dict[str, int]) -> list[Change]:
+        changed = []
+        for key in {**before, **after}:
+            units = after.get(key, 0) - before.get(key, 0)
+            if units:
+                self._then[key] = self._then.get(key, 0) + units
+                changed.append((key, 0))
+        return changed
+
     def _forget(self, key: str, order: Hold | OrderLine, now_us: int) -> None:
         """Drop what is closed and no longer expects late facts; ask again later otherwise."""
-        is_open = order.open_units(now_us) if isinstance(order, Hold) else order.left()
+        sku = key.partition("|")[0]
+        if isinstance(order, Hold):
+            is_open = order.open_units(now_us) > 0
+        else:
+            is_open = bool(order.left()) or any(self._left_then(sku, order).values())
         due_us = order.last_us() + CLOSED_HORIZON_US
         if is_open or due_us > now_us:
             # An end in the far future is no reason to look that late: the hold may be released before.
@@ -241,7 +304,10 @@ class Commitments:
             return
         del self._orders[key]
         self._dirty[key] = None
-        sku = key.partition("|")[0]
+        if isinstance(order, OrderLine):
+            self._lines[sku].remove(key)
+            if not self._lines[sku]:
+                del self._lines[sku]
         self._per_sku[sku] -= 1
         if not self._per_sku[sku]:
             del self._per_sku[sku]

@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from heapq import heappop, heappush
 from itertools import groupby
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Struct
 
 from stock import events as e
+from stock.balance import UNAVAILABLE, StateMoves
 from stock.times import HOUR_US
 
 WINDOW_US = 24 * HOUR_US  # After the newest fact of a group: then topics that told unequal sums contradict each other.
@@ -36,7 +37,8 @@ _ECHO = "|\x1fecho\x1f"  # Stored.
 _JUDGE, _FORGET = 0, 1
 
 Move = tuple[int, int]  # time in microseconds, signed change of on_hand
-_STATES = ("sellable", "damaged", "quality_hold", "display")  # Stored by position.
+_STATES = ("sellable", *UNAVAILABLE)  # Stored by position.
+K = TypeVar("K")
 
 
 class Told(Struct, frozen=True, gc=False, array_like=True, order=True):
@@ -113,14 +115,13 @@ def moves(facts: Iterable[Told]) -> dict[int, int]:
     return steps
 
 
-def states(facts: Iterable[Told]) -> dict[int, int]:
-    """What left each unavailable state, by its position: the largest sum that one topic has told of it."""
-    sums: dict[int, dict[int, int]] = {}
+def state_moves(facts: Iterable[Told]) -> dict[tuple[int, str], int]:
+    """The same for each unavailable state, of the units told of it: signed changes of its counter by time and state."""
+    by_state: dict[int, list[Told]] = {}
     for told in facts:
         if told.state:
-            of_state = sums.setdefault(told.state, {})
-            of_state[told.topic] = of_state.get(told.topic, 0) + told.units
-    return {state: max(of_state.values()) for state, of_state in sums.items()}
+            by_state.setdefault(told.state, []).append(told)
+    return {(at, _STATES[state]): units for state, some in by_state.items() for at, units in moves(some).items()}
 
 
 def contradiction(facts: Iterable[Told]) -> int:
@@ -169,26 +170,25 @@ class Echoes:
         packed = self._groups.get(key)
         return packed is not None and len(packed) > 8 * ECHO_FACTS_MAX and len(self.facts(key)) >= ECHO_FACTS_MAX
 
-    def tell(self, key: str, new: Told, clock_us: int) -> tuple[list[Move], list[tuple[str, int]]]:
+    def tell(self, key: str, new: Told, clock_us: int) -> tuple[list[Move], StateMoves]:
         """Let a group take in a fact.
 
         Returns:
-            How on_hand changes, as movements with their times, and how the counters of unavailable states do. Both are
-            empty for what others have told already, and for a fact that is in.
+            How on_hand changes, as movements with their times, and how the counters of unavailable states do, likewise.
+            Both are empty for what others have told already, and for a fact that is in.
         """
         facts = self.facts(key)
         if any(told.id_hash == new.id_hash for told in facts):
             return [], []
         if not facts or key in self._judged:
             heappush(self._timers, (max(new.time_us, clock_us) + WINDOW_US, _JUDGE, key))
-        before_moves, before_states = moves(facts), states(facts)
+        before_moves, before_states = moves(facts), state_moves(facts)
         facts.append(new)
         self._groups[key] = _encoder.encode(facts)
         self._dirty[key] = None
-        after_moves, after_states = moves(facts), states(facts)
-        changed = [(at, after_moves.get(at, 0) - before_moves.get(at, 0)) for at in {**before_moves, **after_moves}]
-        left = [(state, before_states.get(state, 0) - after_states[state]) for state in after_states]
-        return [move for move in changed if move[1]], [(_STATES[state], units) for state, units in left if units]
+        changed = _difference(before_moves, moves(facts))
+        states = _difference(before_states, state_moves(facts))
+        return list(changed.items()), [(at, state, units) for (at, state), units in states.items()]
 
     def next_timer_us(self) -> int | None:
         """When `advance` has something to do next."""
@@ -224,8 +224,8 @@ class Echoes:
             yield key, self._groups.get(key)
         self._dirty.clear()
 
-    def restore(self, key: str, packed: bytes, applied: list[int], clock_us: int) -> dict[int, int]:
-        """Take back what a balance has applied of a group; its movements come back, by time.
+    def restore(self, key: str, packed: bytes, applied: list[int], clock_us: int) -> list[Told]:
+        """Take back what a balance has applied of a group; these facts come back.
 
         Args:
             key, packed: of its state record.
@@ -234,11 +234,11 @@ class Echoes:
         """
         facts = [told for told in _decoder.decode(packed) if told.offset <= applied[told.topic]]
         if not facts:
-            return {}
+            return []
         self._groups[key] = _encoder.encode(facts)
         newest_us = max(told.time_us for told in facts)
         heappush(self._timers, (min(newest_us, clock_us) + WINDOW_US, _JUDGE, key))
-        return moves(facts)
+        return facts
 
     def rewrite(self, key: str) -> None:
         """Write this key again with the next flush: what stands on the topic is not ours."""
@@ -251,6 +251,11 @@ class Echoes:
         elif key in self._judged:
             self._judged.remove(key)
             yield Contradiction(balance_of(key), echo_in(key), 0)
+
+
+def _difference(before: dict[K, int], after: dict[K, int]) -> dict[K, int]:
+    changed = {at: after.get(at, 0) - before.get(at, 0) for at in {**before, **after}}
+    return {at: units for at, units in changed.items() if units}
 
 
 def balance_of(key: str) -> str:

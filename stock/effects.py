@@ -20,7 +20,8 @@ class Effect(Struct, frozen=True, gc=False):
     """The effect of one fact.
 
     `units` moves on_hand (signed) as of `time_us`, unless a newer count includes it; `states` moves the counters of
-    unavailable states, always. `count` states on_hand outright as `counted`. `hold` and `line` are told to the hold
+    unavailable states, always. `count` states on_hand outright as `counted`, or with `net` what of it was neither
+    unavailable nor allocated. `hold` and `line` are told to the hold
     (reservation, line) and the order line that the fact names, `transfer` and `inbound` to what is on its way.
     `baseline`: from now on the stock is known. `echo`: other topics may tell of the same units under it, and only the
     most that one of them tells moves on_hand and states.
@@ -31,6 +32,7 @@ class Effect(Struct, frozen=True, gc=False):
     states: tuple[tuple[str, int], ...] = ()
     count: Count | None = None
     counted: int = 0
+    net: bool = False
     baseline: bool = False
     hold: Fact | None = None
     line: Fact | None = None
@@ -76,7 +78,8 @@ def _physical(event: Any, units: int, time_us: int, gives_back: bool, baseline: 
             line = _told(event, "taken", -units, time_us)
     elif gives_back and event.order_line is not None:
         line = _told(event, "given_back", units, time_us)
-    return Effect(time_us, units, _states(event, units), None, 0, baseline, hold, line, echo=echo_of(event))
+    states = _states(event, units)
+    return Effect(time_us, units, states, baseline=baseline, hold=hold, line=line, echo=echo_of(event))
 
 
 def _received(event: e.WmsReceipt) -> Effect:
@@ -146,7 +149,7 @@ def _void(event: e.PosVoid) -> Effect:
 def _counted(event: e.WmsCount) -> Effect:
     time_us = micros(event.occurred_at)
     count = (time_us, event.source, event.id)
-    return Effect(time_us, count=count, counted=event.units, baseline=True)
+    return Effect(time_us, count=count, counted=event.units, net=event.basis == "net", baseline=True)
 
 
 def _status_changed(event: e.WmsStatusChanged) -> Effect:

@@ -21,9 +21,12 @@ from stock.balance import (
     HAS_BASELINE,
     LOW_PICKUP,
     LOW_SHIP,
+    MOVEMENTS_MAX,
+    UNAVAILABLE,
     Balance,
     Cause,
     Movements,
+    StateMoves,
     apply_count,
     apply_movement,
     pack,
@@ -37,7 +40,18 @@ from stock.commitments import (
     is_order_key,
     line_key,
 )
-from stock.echoes import Contradiction, Echoes, Told, balance_of, check_echo, echo_key, echo_of, is_echo_key
+from stock.echoes import (
+    Contradiction,
+    Echoes,
+    Told,
+    balance_of,
+    check_echo,
+    echo_key,
+    echo_of,
+    is_echo_key,
+    moves,
+    state_moves,
+)
 from stock.effects import BASELINES, DIRECTIONS, Effect, effect_of, promise_of
 from stock.events import (
     Coordinates,
@@ -84,6 +98,7 @@ _POS, _WMS, _ORDERS, _ITEMS = range(TOPIC_COUNT)
 # Stored. State keys that belong to the partition as a whole; no SKU is empty.
 OUTCOMES_KEY = "|outcomes"
 JOURNAL_PREFIX = "|journal|"
+_STATE_ROW = "|\x1fstate\x1f"  # in the key of a journal row: the move of a counter, not of on_hand
 
 
 class Totals(msgspec.Struct, array_like=True, gc=False):
@@ -178,7 +193,7 @@ class Ledger:
         self.forced: set[str] = set()
         self.totals = Totals([0] * len(OUTCOMES), [0] * TOPIC_COUNT)
         self.recent = Recent(TOPIC_COUNT, facts_max)
-        self.commitments = Commitments(TOPIC_COUNT)
+        self.commitments = Commitments(TOPIC_COUNT, self._net_us)
         self.supply = Supply(TOPIC_COUNT, self._counted_us)
         self.echoes = Echoes()
         self.contradictions: list[Contradiction] = []  # since they were last taken
@@ -193,6 +208,7 @@ class Ledger:
         self._active: dict[str, Balance] = {}
         self._fresh = 0
         self._movements: dict[str, Movements] = {}
+        self._state_moves: dict[str, StateMoves] = {}
         self._dirty: dict[str, None] = {}
         self._unsaved: dict[str, None] = {}
         self.counts_too_old = 0
@@ -309,12 +325,18 @@ class Ledger:
             effect = effect_of(event)
             if effect.echo is not None:
                 time_us, units = effect.time_us, 0  # its group keeps its movements
-                outcome = self._move_once(key, balance, effect, topic, offset, id_hash)
+                told = Told.of(effect.time_us, topic, offset, id_hash, -effect.units, fact.state)
+                outcome = self._move_once(key, balance, effect.echo, told)
                 changed = outcome == APPLIED
             else:
                 time_us, units = effect.time_us, effect.units
                 outcome = self._move(key, balance, effect)
                 changed = outcome == APPLIED or bool(effect.states)
+                for state, moved in effect.states:
+                    if state in UNAVAILABLE:
+                        self._move_state(key, balance, time_us, state, moved)
+                        row = (_state_row_key(key, state), topic, APPLIED, offset, 0, time_us, moved)
+                        recent.see(row, timestamp_us)
             self._tell_others(event, effect, topic, offset, timestamp_us)
         _heard(balance, topic, occurred_us)
         if changed or balance.cause is None:
@@ -595,6 +617,7 @@ class Ledger:
             self.network.add(key.partition("|")[0], key)
         for key in awaited:
             self._await(key)
+        self.commitments.restored()
         for key, packed in groups.items():
             self._restore_echo(key, packed)
         self.recent.restore(chunks, self._restore_row)
@@ -612,6 +635,7 @@ class Ledger:
             terms or self.policies.terms(sku, location, item),
             self.supply.incoming(key, self.commitments.clock_us),
             ACTIVE if item is None else item.lifecycle,
+            0 if balance.net is None else self.commitments.allocated_then(key),
         )
 
     def _network_terms(self, sku: str) -> Terms:
@@ -628,6 +652,13 @@ class Ledger:
         """The time of the newest count of a key, 0 if there is none."""
         count = self.balance(key).count if key in self else None
         return 0 if count is None else count[0]
+
+    def _net_us(self, key: str) -> int | None:
+        """The time of the newest count of a key, if that was net."""
+        if key not in self:
+            return None
+        balance = self._active.get(key) or unpack(self._idle[key])
+        return None if balance.net is None or balance.count is None else balance.count[0]
 
     def _await(self, key: str) -> list[str]:
         """Something was sent to a key: it has a balance, be it empty, so that this can be told. The key, if new."""
@@ -756,22 +787,40 @@ class Ledger:
             outcome = self._move_units(key, balance, effect.time_us, effect.units)
         elif effect.count is not None:
             movements = self._movements.get(key) or Movements()
-            result = apply_count(balance, movements, effect.count, effect.counted, self.totals.forgotten_us)
+            changed = self._state_moves.get(key, []) if effect.net else None
+            forgotten_us = self.totals.forgotten_us
+            result = apply_count(balance, movements, effect.count, effect.counted, forgotten_us, changed)
+            if result == "applied":
+                self._counted(key, effect.time_us)
             outcome = APPLIED if result == "applied" else ABSORBED
             self.counts_too_old += result == "beyond_log"
-        for state, units in effect.states:
-            balance.move_state(state, units)
         return outcome
 
-    def _move_once(self, key: str, balance: Balance, effect: Effect, topic: int, offset: int, id_hash: int) -> int:
+    def _move_state(self, key: str, balance: Balance, time_us: int, state: str, units: int) -> None:
+        """Move the counter of an unavailable state, and what a net count left out if it happened before that."""
+        balance.move_state(state, units)
+        if balance.net is not None and balance.count is not None and time_us < balance.count[0]:
+            then = dict(zip(UNAVAILABLE, balance.net, strict=True))
+            then[state] += units
+            balance.net = then["damaged"], then["quality_hold"], then["display"]
+        known = self._state_moves.setdefault(key, [])
+        known.append((time_us, state, units))
+        if len(known) > MOVEMENTS_MAX:
+            balance.dropped_us = max(balance.dropped_us, known.pop(0)[0])
+
+    def _counted(self, key: str, time_us: int) -> None:
+        """A new count stands: what happened before it is no count's business any more."""
+        self.commitments.counted(key)
+        later = [move for move in self._state_moves.pop(key, ()) if move[0] >= time_us]
+        if later:
+            self._state_moves[key] = later
+
+    def _move_once(self, key: str, balance: Balance, echo: str, told: Told) -> int:
         """Let the balance take in what no other topic has told before; ECHO if one has told it all."""
-        assert effect.echo is not None
         sku, _, location = key.partition("|")
-        state = effect.states[0][0] if effect.states else "sellable"
-        told = Told.of(effect.time_us, topic, offset, id_hash, -effect.units, state)
-        moves, states = self.echoes.tell(echo_key(sku, location, effect.echo), told, self.commitments.clock_us)
-        for state, units in states:
-            balance.move_state(state, units)
+        moves, states = self.echoes.tell(echo_key(sku, location, echo), told, self.commitments.clock_us)
+        for time_us, state, units in states:
+            self._move_state(key, balance, time_us, state, units)
         moved = [self._move_units(key, balance, time_us, units) == APPLIED for time_us, units in moves]
         if any(moved) or states:
             return APPLIED
@@ -840,13 +889,24 @@ class Ledger:
 
     def _forget_movements(self, rows: list[Row]) -> None:
         for key, _, _, _, _, time_us, units in rows:
-            if units:
+            if _STATE_ROW in key:
+                self._forget_state_move(key, time_us, units)
+            elif units:
                 self.totals.forgotten_us = max(self.totals.forgotten_us, time_us)
                 movements = self._movements.get(key)
                 if movements is not None:
                     movements.discard(time_us, units)
                     if not movements:
                         del self._movements[key]
+
+    def _forget_state_move(self, row_key: str, time_us: int, units: int) -> None:
+        key, _, state = row_key.partition(_STATE_ROW)
+        self.totals.forgotten_us = max(self.totals.forgotten_us, time_us)
+        known = self._state_moves.get(key, [])
+        if (time_us, state, units) in known:
+            known.remove((time_us, state, units))
+            if not known:
+                del self._state_moves[key]
 
     def _restore_echo(self, key: str, packed: bytes) -> None:
         """Take back what the balance has applied of a group, with its movements; the rest is told again."""
@@ -855,9 +915,11 @@ class Ledger:
         if known is None:
             return
         balance = unpack(known)
-        moves = self.echoes.restore(key, packed, balance.applied, self.commitments.clock_us)
-        for time_us, units in moves.items():
+        facts = self.echoes.restore(key, packed, balance.applied, self.commitments.clock_us)
+        for time_us, units in moves(facts).items():
             self._remember(at, balance, time_us, units)
+        for (time_us, state), units in state_moves(facts).items():
+            self._state_moves.setdefault(at, []).append((time_us, state, units))
 
     def _remember(self, key: str, balance: Balance, time_us: int, units: int) -> None:
         """Put a movement back into the log, if a late count may still ask for it."""
@@ -870,6 +932,12 @@ class Ledger:
     def _restore_row(self, row: Row) -> bool:
         """Take a journal row back if the balance it belongs to has had its effect; whether it has."""
         key, topic, outcome, offset, _, time_us, units = row
+        if _STATE_ROW in key:
+            key, _, state = key.partition(_STATE_ROW)
+            if key not in self or offset > self.balance(key).applied[topic]:
+                return False
+            self._state_moves.setdefault(key, []).append((time_us, state, units))
+            return True
         if outcome == DEAD_LETTER:
             self._over_limit.add((topic, offset))
             self._replay_until[topic] = max(self._replay_until[topic], offset + 1)
@@ -910,6 +978,10 @@ def _point(described: LocationSet | None) -> Coordinates | None:
     if described is None or described.latitude is None or described.longitude is None:
         return None
     return Coordinates(described.latitude, described.longitude)
+
+
+def _state_row_key(key: str, state: str) -> str:
+    return f"{key}{_STATE_ROW}{state}"
 
 
 def _limit_reached(sku: str) -> LimitReached:

@@ -155,6 +155,11 @@ class OrderLine(Struct, gc=False, array_like=True):
         """Units still allocated per location, without the locations that have none."""
         return {location: cell[0] for location, cell in self.cells.items() if cell[0]}
 
+    def left_before(self, time_us: int) -> dict[str, int]:
+        """Units that were allocated per location just before a time, as far back as facts are kept one by one."""
+        cells = self._folded([f for f in self.facts if f.time_us < time_us], _copied(self.sums))
+        return {location: cell[0] for location, cell in cells.items()}
+
     def last_us(self) -> int:
         """The time of the newest fact."""
         return self.facts[-1].time_us if self.facts else 0

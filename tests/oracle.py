@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timezone
 from fractions import Fraction
+from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
@@ -208,8 +209,9 @@ def expected(
             committed_here = committed.get(location, 0)
             coming = coming_to(location, facts_here, under_way)
             returned = [back for transfer in under_way for back in transfer.returned if back.location == location]
+            then = partial(allocated_at, location, facts)
             result[sku, location] = record(
-                sku, location, facts_here, committed_here, coming, returned, in_force, now, items.get(sku)
+                sku, location, facts_here, committed_here, coming, returned, in_force, now, items.get(sku), then
             )
     return result
 
@@ -263,7 +265,7 @@ def is_refused(fact: Fact) -> bool:
     if not fact.topic.endswith(topic_of(event).name):  # A prefix may stand in front.
         return True
     if isinstance(event, WmsCount):
-        return event.basis != "gross"
+        return event.state != "sellable"
     if isinstance(event, WmsAdjustment):
         return event.units == 0
     understood = (
@@ -375,15 +377,25 @@ def movements(facts_here: list[StockFact]) -> list[tuple[datetime, int]]:
     return moved
 
 
-def on_hand(facts_here: list[StockFact], returned: list[Returned]) -> int:
-    """The newest count and every movement not older than it; without a count, every movement."""
+def on_hand(
+    facts_here: list[StockFact], returned: list[Returned], allocated_before: Callable[[datetime], int] = lambda _: 0
+) -> int:
+    """The newest count and every movement not older than it; without a count, every movement.
+
+    A net count left out what was unavailable and what was allocated when it was taken.
+    """
     moved = movements(facts_here)
     moved += [(back.at, back.units) for back in returned]
     counts = [fact for fact in facts_here if isinstance(fact, WmsCount)]
     if not counts:
         return sum(units for _, units in moved)
     newest = max(counts, key=lambda count: (count.occurred_at, count.source, count.id))
-    return newest.units + sum(units for at, units in moved if at >= newest.occurred_at)
+    left_out = 0
+    if newest.basis == "net":
+        earlier = [fact for fact in facts_here if effective_at(fact) < newest.occurred_at]
+        left_out = unavailable(earlier, [back for back in returned if back.at < newest.occurred_at])
+        left_out += allocated_before(newest.occurred_at)
+    return newest.units + left_out + sum(units for at, units in moved if at >= newest.occurred_at)
 
 
 def unavailable(facts_here: list[StockFact], returned: list[Returned]) -> int:
@@ -542,6 +554,12 @@ def committed_by_location(facts: list[StockFact], now: datetime) -> dict[str, in
         for location, cell in cells.items():
             committed[location] += cell.left
     return dict(committed)
+
+
+def allocated_at(location: str, facts: list[StockFact], before: datetime) -> int:
+    """Units of one SKU that were allocated at a location just before a time, by all that is known of it today."""
+    earlier = order_lines([fact for fact in facts if effective_at(fact) < before])
+    return sum(cells[location].left for cells in earlier.values() if location in cells)
 
 
 @dataclass
@@ -876,9 +894,10 @@ def record(
     in_force: InForce,
     now: datetime,
     item: ItemSet | Delisted | None = None,
+    allocated_before: Callable[[datetime], int] = lambda _: 0,
 ) -> Expected:
     """The record of one balance, from its own facts, what is committed there, and what comes or came back to it."""
-    units_on_hand = on_hand(facts_here, returned)
+    units_on_hand = on_hand(facts_here, returned, allocated_before)
     units_unavailable = unavailable(facts_here, returned)
     physical = units_on_hand - units_unavailable
     place = Place(sku, location, item, physical, committed, has_baseline(facts_here), in_force, now)

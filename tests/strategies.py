@@ -392,7 +392,8 @@ class Storyteller:
         return WmsAdjustment(**saying, **self._touching(), **consuming, units=units, reason="found or lost")
 
     def _wms_count(self, sku: str) -> StockFact:
-        return WmsCount(**self._saying(sku, "wms/{location}"), units=self._choice.integer(0, 30))
+        basis: Literal["gross", "net"] = "net" if self._chance(35) else "gross"
+        return WmsCount(**self._saying(sku, "wms/{location}"), units=self._choice.integer(0, 30), basis=basis)
 
     def _wms_status_changed(self, sku: str) -> StockFact:
         states: list[State] = ["sellable", "damaged", "quality_hold", "display"]

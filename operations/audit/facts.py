@@ -96,6 +96,7 @@ FACT_SCHEMA: dict[str, pl.DataType] = {
     "to_location": pl.String(),
     "eta_us": pl.Int64(),
     "final": pl.Boolean(),
+    "net": pl.Boolean(),  # a count that left out what was unavailable or allocated
 }
 
 
@@ -232,6 +233,7 @@ def row_of(record: LogRecord, message: events.Message, granted: Granted | None =
         getattr(message, "to_location", None),
         None if eta is None else micros(eta),
         getattr(message, "final", False),
+        getattr(message, "basis", "gross") == "net",
     )
 
 
@@ -290,8 +292,6 @@ def _bad_units(message: events.StockFact) -> str | None:
 def _unsupported_fact(message: events.StockFact) -> str | None:
     if not isinstance(message, _SUPPORTED):
         return f"not supported yet: {message.__struct_config__.tag}"
-    if isinstance(message, events.WmsCount) and message.basis == "net":
-        return "not supported yet: a net count"
     return None
 
 

@@ -59,7 +59,7 @@ def recompute(facts: pl.DataFrame, moment: Moment) -> Recomputed:
     moved, changed = _moved(first, back)
     balances = (
         _keys(first, destinations)
-        .join(_on_hand(first, moved), on=KEY, how="left")
+        .join(_on_hand(first, moved, changed), on=KEY, how="left")
         .join(_unavailable(first, changed), on=KEY, how="left")
         .with_columns(pl.col("on_hand", "unavailable").fill_null(0))
         .join(committed, on=KEY, how="left")
@@ -133,13 +133,17 @@ def _supply(coming: dict[Key, list[Coming]], moment: Moment) -> tuple[pl.DataFra
     return pl.DataFrame(rows, schema=schema, orient="row"), frozenset(due)
 
 
-def _on_hand(first: pl.DataFrame, moves: pl.DataFrame) -> pl.DataFrame:
+def _on_hand(first: pl.DataFrame, moves: pl.DataFrame, changed: pl.DataFrame) -> pl.DataFrame:
     """The newest count and every movement at or after it; all movements where nothing was counted."""
     barrier = (
         first.filter(pl.col("type") == "wms.count")
         .sort("occurred_us", "source", "id")
         .group_by(KEY)
-        .agg(counted=pl.col("units").last(), counted_us=pl.col("occurred_us").last())
+        .agg(counted=pl.col("units").last(), counted_us=pl.col("occurred_us").last(), net=pl.col("net").last())
+    )
+    left_out = _left_out(first, changed, barrier.filter("net").select(*KEY, "counted_us"))
+    barrier = barrier.join(left_out, on=KEY, how="left").with_columns(
+        counted=pl.col("counted") + pl.col("left_out").fill_null(0)
     )
     moved = (
         moves.join(barrier, on=KEY, how="left")
@@ -152,6 +156,25 @@ def _on_hand(first: pl.DataFrame, moves: pl.DataFrame) -> pl.DataFrame:
         .with_columns(on_hand=pl.col("counted").fill_null(0) + pl.col("moved").fill_null(0))
         .select(*KEY, "on_hand")
     )
+
+
+def _left_out(first: pl.DataFrame, changed: pl.DataFrame, net: pl.DataFrame) -> pl.DataFrame:
+    """What each net count did not count: units unavailable or allocated at its key just before it."""
+    before = pl.col("effective_us") < pl.col("counted_us")
+    then = first.join(net, on=KEY).filter(before)
+    unavailable = _unavailable(then, changed.join(net, on=KEY).filter(before)).select(*KEY, left_out="unavailable")
+    # The facts of an order line at other locations matter too: the SKU of each counted key is folded for itself.
+    lines = (
+        first.filter(pl.col("order_line").is_not_null())
+        .join(net.rename({"location": "counted_at"}), on="sku")
+        .filter(before)
+        .with_columns(sku=pl.col("sku") + "|" + pl.col("counted_at"))
+    )
+    allocated = [
+        (*one.sku.rsplit("|", 1), one.units) for one in allocations(lines) if one.location == one.sku.rpartition("|")[2]
+    ]
+    frame = pl.DataFrame(allocated, schema=unavailable.schema, orient="row")
+    return pl.concat([unavailable, frame]).group_by(KEY).agg(pl.col("left_out").sum())
 
 
 def _unavailable(first: pl.DataFrame, moved: pl.DataFrame) -> pl.DataFrame:

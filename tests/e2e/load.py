@@ -306,7 +306,12 @@ SPOILED: tuple[SpoiledCase, ...] = (
     ("no id", "bad_field", POS_SALES.name, lambda n: sale(n, id="")),
     ("a long id", "limit", POS_SALES.name, lambda n: sale(n, id="i" * 300)),
     ("ten minutes ahead", "in_future", POS_SALES.name, lambda n: sale(n, occurred_at=_in_minutes(10))),
-    ("a net count", "not_supported_yet", WMS_MOVEMENTS.name, lambda n: sale(n, type="wms.count", basis="net")),
+    (
+        "a count of a state",
+        "not_supported_yet",
+        WMS_MOVEMENTS.name,
+        lambda n: sale(n, type="wms.count", state="damaged"),
+    ),
     (
         "a transfer to nowhere",
         "bad_field",

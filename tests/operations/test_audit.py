@@ -167,7 +167,7 @@ def right_world() -> World:
             told(pos, "duplicate", "pos.sale", "SKU-1", id="s-1", units=2),
             Input(pos, "SKU-1", b"[1]", "dead_letter", "not_json"),
             Input(orders, "SKU-3", None, "dead_letter", "empty"),
-            told(wms, "dead_letter", "wms.count", "SKU-3", id="c-2", units=1, basis="net"),
+            told(wms, "dead_letter", "wms.adjustment", "SKU-3", id="c-2", units=0, reason="none"),
             told(wms, "applied", "wms.receipt", "SKU-3", id="r-1", units=4),
             told(
                 orders,

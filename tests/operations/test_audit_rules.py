@@ -419,7 +419,6 @@ def test_facts_are_judged_by_the_contract(text: str, content: Fact, refusal: str
         ("not text", raw(b'{"type":"pos.sale","id":"\xff"}')),
         ("nested without end", raw(b'{"x":' + b"[" * 100_000)),
         ("a list", raw(b"[]")),
-        ("a net count", raw(msgspec.json.encode(fact("wms.count", "10:00", 1, id="x", basis="net")), "wms-movements.v1")),
         ("an adjustment by nothing", raw(msgspec.json.encode(fact("wms.adjustment", "10:00", 0, id="x", reason="y")), "wms-movements.v1")),
         ("a null item of no SKU", raw(None, "stock-items.v1")._replace(key=None)),
     ],

@@ -28,7 +28,7 @@ from tests.oracle import Delisted, Fact, Removed, Setting
 from tests.simulation.clients import LEASE_S, Host, Troubles
 from tests.simulation.commits import unsaid
 from tests.simulation.endings import go_in_order
-from tests.simulation.kafka import Broker, Group, Timeline
+from tests.simulation.kafka import Broker, Group, PartitionLog, Timeline
 from tests.simulation.limits import small_limits
 from tests.simulation.process import Process, simulated_clients
 from tests.simulation.redis import SimRedis
@@ -411,15 +411,18 @@ class Simulation:
             self.timeline.tell(f"{host.name}: clock is now {host.skew_s:+.1f} s off")
 
     def compaction(self) -> None:
-        """The broker's cleaner runs."""
+        """The broker's cleaner runs; it keeps deletions for far longer than anybody needs to read them."""
         before = max(self.timeline.now - COMPACTION_LAG_S, self._rested_at)
         gone = sum(
-            log.compact(before, keeps_deletions=log.topic != STOCK_STATE.name)
+            log.compact(before, log.topic != STOCK_STATE.name or self._is_read(log))
             for log in self.broker.logs.values()
             if log.compacted
         )
         if gone:
             self.timeline.tell(f"broker: compacts {gone} records away")
+
+    def _is_read(self, log: PartitionLog) -> bool:
+        return any(host.reads(log.topic, log.partition) for host in self.hosts.values())
 
     def letters_retention(self) -> None:
         for partition in range(self.plan.partitions):
