@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.full_mix import make_full
 from benchmarks.workload import Batches, Options, make
 from dataflows.keep_balances import BalanceContext, BalanceStats, KeepBalances
 from schemas.topics import KEYED_INPUTS
@@ -84,6 +85,10 @@ class Lists:
     def network(self, partition: int, records: Sequence[tuple[str, bytes | None]], done: Delivered) -> None:
         """Take network records."""
         self.sent.append(("network", partition, records, done))
+
+    def verdicts(self, partition: int, records: Sequence[tuple[str, bytes]], done: Delivered) -> None:
+        """Take answers to requests."""
+        self.sent.append(("verdicts", partition, records, done))
 
     def alert(self, partition: int, sku: str, value: bytes, done: Delivered) -> None:
         """Take an alert."""
@@ -235,10 +240,11 @@ def main() -> int:
     options.add_argument("--spread", type=int, default=1, help="partitions per turn: with a backlog one, else many")
     options.add_argument("--skew", type=float, default=0.0, help="0: all SKUs sell alike; 1: Zipf")
     options.add_argument("--routine-interval-ms", type=int, default=250)
+    options.add_argument("--full-mix", action="store_true", help="every kind of event instead of the plain mix")
     options.add_argument("--profile", action="store_true", help="show where the time goes, by cProfile, instead")
     chosen = options.parse_args()
     shape = Options(chosen.events, chosen.balances, skew=chosen.skew)
-    workload = make(shape, START_US + 1_000_000_000)
+    workload = (make_full if chosen.full_mix else make)(shape, START_US + 1_000_000_000)
     loop = Loop(shape, chosen.routine_interval_ms / 1_000)
     loop.run(workload.openings, chosen.rate, chosen.spread)
     before = dict(loop.lists.counts)
@@ -256,7 +262,7 @@ def main() -> int:
         return 0
     total = loop.run(workload.events, chosen.rate, chosen.spread)
 
-    sent = {topic: loop.lists.counts[topic] - before[topic] for topic in before}
+    sent = {topic: count - before.get(topic, 0) for topic, count in loop.lists.counts.items()}
     table = Table(
         title=f"CPU of the worker's thread, {total:,} events at {chosen.rate:,.0f}/s, without Kafka and Redis"
     )

@@ -73,7 +73,7 @@ def make(options: Options, now_us: int, *, ordered: bool = False) -> Workload:
     size = 0
 
     start_us = now_us - 2 * SPREAD_S * 1_000_000
-    stamp = _stamps(start_us)
+    stamp = stamps(start_us)
     for n, sku in enumerate(names):
         for place in places:
             units = rng.randint(20, 200)
@@ -81,10 +81,10 @@ def make(options: Options, now_us: int, *, ordered: bool = False) -> Workload:
             value = _receipt(f"open-{n}-{place}", stamp(0), sku, place, units)
             openings[WMS_MOVEMENTS.name, home[n]].append({"key": sku.encode(), "value": value})
 
-    until = _stamps(now_us + HOLD_S * 1_000_000)(0)
+    until = stamps(now_us + HOLD_S * 1_000_000)(0)
     weights = None if options.skew == 0 else [(n + 1) ** -options.skew for n in range(skus)]
     chosen = rng.choices(range(skus), weights, k=options.events)
-    stamp = _stamps(start_us + SPREAD_S * 1_000_000)
+    stamp = stamps(start_us + SPREAD_S * 1_000_000)
     step_us = SPREAD_S * 1_000_000 / max(1, options.events)
     for i, n in enumerate(chosen):
         sku, place, at = names[n], places[rng.randrange(LOCATIONS)], stamp(int(i * step_us))
@@ -108,7 +108,7 @@ def make(options: Options, now_us: int, *, ordered: bool = False) -> Workload:
     return Workload(openings, events, expected, size // max(1, options.events), sequence)
 
 
-def _stamps(base_us: int) -> Callable[[int], str]:
+def stamps(base_us: int) -> Callable[[int], str]:
     """RFC 3339 texts of microseconds after a base; the part up to the second is made once per second."""
     known: dict[int, str] = {}
 
