@@ -251,6 +251,13 @@ class StockflowRun:
                 sent[found[1]] = sent.get(found[1], 0) + int(float(found[2]))
         return sent
 
+    def gauge(self, name: str) -> float:
+        """The value of a metric without labels; 0.0 if it has none."""
+        for line in (fetch(self._pipeline.metrics_url) or "").splitlines():
+            if line.startswith(f"{name} "):
+                return float(line.rpartition(" ")[2])
+        return 0.0
+
     def stop(self) -> None:
         """End it in good order."""
         self._pipeline.stop()
