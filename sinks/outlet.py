@@ -45,7 +45,7 @@ from stock.verdicts import Decision, is_verdict_key
 
 COMPLETE_INTERVAL_S = 5.0  # How long digests of acknowledged records may stay unsaved, unless a cut writes their key.
 ANSWER_INTERVAL_S = 0.01  # Whoever has asked for a reservation waits for a cut.
-SWEEP_KEYS = 500  # Keys looked at per turn when rules changed: about a millisecond, so events hardly wait.
+SWEEP_KEYS = 50  # Keys looked at at once when rules changed: about a millisecond with their records.
 PASS_KEYS = 20 * SWEEP_KEYS  # ... and passed by, if the change does not concern them.
 DELISTED_DIGEST = 1  # Stored. Of a null record: what is on hand of a delisted SKU makes no other one.
 

@@ -26,6 +26,8 @@ from stock.balance import Cause
 from stock.ledger import Ledger
 
 IN_FLIGHT_MAX = 200_000  # Records sent and not acknowledged; beyond this no input is read. About 150 MB.
+SWEEP_S = 0.002  # Of a turn may go into looking at keys again after rules changed, so long may an event wait for it.
+SWEEP_PORTIONS = 20  # ... and so many portions of keys.
 CHECK_INTERVAL_S = 1.0  # How often the ends of our own outputs are compared with what was acknowledged.
 CHECK_TIMEOUT_S = 10.0
 
@@ -242,18 +244,31 @@ class Publisher:
         for outlet in self.outlets.values():
             if outlet.has_gap:
                 self._repair(outlet)
-            outlet.sweep()
             if outlet.ledger.touched or outlet.ledger.items_changed or outlet.network.touched:
                 outlet.publish(now, now_us)
             outlet.publish_due(now, now_us)
             if cuts_allowed and outlet.cut_due(now, self._pace.commit_interval_s):
                 outlet.cut(now)
             self._hand_over(outlet)
+        self._sweep(now, now_us)
         if now - self._checked_at >= CHECK_INTERVAL_S and self.outlets:
             self._checked_at = now
             self._ask_ends()
         elif self._check is not None:
             self._compare_ends()
+
+    def _sweep(self, now: float, now_us: int) -> None:
+        """Look at some more keys after rules changed, partition by partition, for as long as events hardly notice."""
+        until = now + SWEEP_S
+        for outlet in list(self.outlets.values()):
+            portions = 0
+            while self.has_room and portions < SWEEP_PORTIONS and outlet.sweep():
+                outlet.publish(now, now_us)
+                portions += 1
+                if self._clock() >= until:
+                    return
+            if portions:
+                return
 
     @property
     def has_room(self) -> bool:

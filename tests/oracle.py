@@ -377,9 +377,7 @@ def movements(facts_here: list[StockFact]) -> list[tuple[datetime, int]]:
     return moved
 
 
-def on_hand(
-    facts_here: list[StockFact], returned: list[Returned], allocated_before: Callable[[datetime], int] = lambda _: 0
-) -> int:
+def on_hand(facts_here: list[StockFact], returned: list[Returned], allocated_before: Callable[[datetime], int]) -> int:
     """The newest count and every movement not older than it; without a count, every movement.
 
     A net count left out what was unavailable and what was allocated when it was taken.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -10,7 +11,16 @@ from schemas.dead_letters import origin
 from schemas.state import CLAIM_KEY
 from schemas.topics import AVAILABILITY, DEAD_LETTERS, NETWORK_AVAILABILITY, STOCK_STATE
 from stock.events import ReservationRequested, StockFact
-from tests.oracle import Fact, TransferEvent, first_tellings, lifecycle_of, on_hand, transfers, unavailable
+from tests.oracle import (
+    Fact,
+    TransferEvent,
+    allocated_at,
+    first_tellings,
+    lifecycle_of,
+    on_hand,
+    transfers,
+    unavailable,
+)
 from tests.simulation.kafka import Place
 from tests.simulation.process import Process
 
@@ -65,8 +75,13 @@ def _unsaid_stock(run: Simulation, partition: int, upto: dict[str, int], withhel
     keys = {_key(fact.event) for fact in facts if _is_new(run, fact.topic, partition, fact.order, upto)}
     ahead = [fact.event for fact in facts if fact.order >= upto[fact.topic]]
     keys -= {_key(event) for event in ahead}
-    # What a cancelled transfer gives back to one location depends on what was received at another.
-    in_motion = {event.sku for event in ahead if isinstance(event, TransferEvent)}
+    # What a cancelled transfer gives back to one location depends on what was received at another, and what a net
+    # count left out on what happened to its order lines at another.
+    in_motion = {
+        event.sku
+        for event in ahead
+        if isinstance(event, TransferEvent) or getattr(event, "order_line", None) is not None
+    }
     # Of a SKU that was ever delisted nothing may be said; which of two facts was published first nobody knows here.
     gone = {fact.event.sku for _, fact in run.told.items if lifecycle_of(fact.event) == "delisted"}
     keys = {key for key in keys if key.partition("|")[0] not in gone}
@@ -82,7 +97,8 @@ def _unsaid_stock(run: Simulation, partition: int, upto: dict[str, int], withhel
             continue  # nothing but repeats of what was told elsewhere
         said = _said(run, partition, key)
         returned = [back for transfer in transfers(told) for back in transfer.returned if back.location == location]
-        wanted = (on_hand(here, returned), unavailable(here, returned))
+        allocated = partial(allocated_at, location, told)
+        wanted = (on_hand(here, returned, allocated), unavailable(here, returned))
         if said != wanted:
             problems.append(f"{key} says {said}, on hand and unavailable are {wanted}")
     return problems
@@ -106,6 +122,7 @@ def _unsaid_networks(run: Simulation, partition: int, upto: dict[str, int], with
             on_hand(
                 [event for event in told if event.location == location],
                 [back for back in returned if back.location == location],
+                partial(allocated_at, location, told),
             )
             for location in {event.location for event in told} | {back.location for back in returned}
         )

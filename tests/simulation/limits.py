@@ -11,6 +11,7 @@ SMALL_LIMITS: tuple[tuple[str, str, float], ...] = (
     ("sources.kafka", "BATCH_MESSAGES", 3),
     ("sources.restore", "SLICE_MESSAGES", 4),
     ("sinks.outlet", "SWEEP_KEYS", 1),
+    ("sinks.publisher", "SWEEP_PORTIONS", 1),
     ("sinks.outlet", "COMPLETE_INTERVAL_S", 0.5),
     ("stock.ledger", "ACTIVE_MAX", 2),
     ("stock.network", "LOCATIONS_SUMMED_MAX", 4),
