@@ -8,7 +8,6 @@ The ledger neither reads a clock nor does I/O. It says what happened by return v
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable
-from functools import partial
 from typing import Any
 
 import msgspec
@@ -39,10 +38,8 @@ from stock.commitments import (
 )
 from stock.effects import BASELINES, DIRECTIONS, Effect, effect_of, promise_of
 from stock.events import (
-    Coordinates,
     InboundExpected,
     ItemSet,
-    LocationSet,
     OrderAllocated,
     PosReturn,
     ReservationCreated,
@@ -56,20 +53,11 @@ from stock.items import ACTIVE, Items, check_item, is_item_key
 from stock.network import NETWORK_PREFIX, NOWHERE, Network, check_network
 from stock.policies import Policies
 from stock.recent import Recent, Row, check_chunk
+from stock.requests import Requests
 from stock.supply import Supply, check_supply, inbound_key, is_supply_key, transfer_key
 from stock.terms import Terms
 from stock.times import micros
-from stock.verdicts import (
-    Decision,
-    Offer,
-    Verdicts,
-    check_decision,
-    decide,
-    distance_km,
-    is_verdict_key,
-    offer_of,
-    verdict_key,
-)
+from stock.verdicts import Decision, check_decision, is_verdict_key, verdict_key
 
 # Stored. The position of an outcome is what journal records keep. Outcomes exclude each other.
 OUTCOMES = ("applied", "duplicate", "absorbed", "echo", "dead_letter")
@@ -179,9 +167,12 @@ class Ledger:
         self.supply = Supply(TOPIC_COUNT, self._counted_us)
         self.items = Items()
         self.items_changed: dict[str, Cause | None] = {}  # SKUs of which all keys need another look, and why
-        self.verdicts = Verdicts(self._is_held)
-        self.answers: list[tuple[str, Decision]] = []  # SKU and decision of requests that wait for their answer
         self._places: dict[str, None] = {}  # every location of any balance
+        self.requests = Requests(
+            policies, self.items, self.commitments, self.supply, _ORDERS, self._look_under, self._places
+        )
+        self.verdicts = self.requests.verdicts
+        self.answers: list[tuple[str, Decision]] = []  # SKU and decision of requests that wait for their answer
         self.alerts = Alerts()
         self.network = Network(self.look, self._network_terms, self._dated_supply)
         self._idle: dict[str, bytes] = {}
@@ -556,10 +547,9 @@ class Ledger:
                 self.items.restore(key, packed)
             elif is_verdict_key(key):
                 decisions[key] = packed
-        for key, packed in decisions.items():
-            self.verdicts.restore(key, packed, partial(self._heard_of, key), self._durable[_ORDERS])
+        self.requests.restore(decisions, self._durable[_ORDERS])
         self._idle = records
-        self._places = dict.fromkeys(key.partition("|")[2] for key in records)
+        self._places.update((key.partition("|")[2], None) for key in records)
         for key in records:
             self.network.add(key.partition("|")[0], key)
         for key in awaited:
@@ -580,6 +570,9 @@ class Ledger:
             self.supply.incoming(key, self.commitments.clock_us),
             ACTIVE if item is None else item.lifecycle,
         )
+
+    def _look_under(self, key: str, terms: Terms) -> View | None:
+        return self._view(key, self.balance(key), terms) if key in self else None
 
     def _network_terms(self, sku: str) -> Terms:
         """What holds for a SKU where no location is asked for."""
@@ -642,8 +635,7 @@ class Ledger:
             if self.commitments.is_full(sku, hold_key(sku, event.reservation, event.line)):
                 recent.see((key, topic, DEAD_LETTER, offset, 0, 0, 0), timestamp_us)  # a replay must refuse it too
                 raise _limit_reached(sku)
-            known = decide(event, offset, timestamp_us, self._offers(event))
-            self.verdicts.keep(key, known)
+            known = self.requests.decide(event, offset, timestamp_us)
         totals.positions[topic] = offset + 1
         totals.by_outcome[outcome] += 1
         self._totals_dirty = True
@@ -657,25 +649,6 @@ class Ledger:
             row_hash = id_hash if outcome == APPLIED else 0
             recent.see((key, topic, outcome, offset, row_hash, 0, 0), timestamp_us)
         return outcome
-
-    def _offers(self, event: ReservationRequested) -> list[Offer]:
-        """What every location of the SKU has for a request, under the policies of its channel."""
-        sku, item = event.sku, self.items.by_sku.get(event.sku)
-        lifecycle = ACTIVE if item is None else item.lifecycle
-        at, own = self.commitments.open_at(hold_key(sku, event.reservation, event.line))
-        near = event.near or _point(self.policies.location(event.location))
-        offers = []
-        for location in self._places:
-            key = f"{sku}|{location}"
-            if key not in self:
-                continue
-            terms = self.policies.channel_terms(sku, location, event.channel, item)
-            seen = self._view(key, self.balance(key), terms)
-            described = self.policies.location(location)
-            own_here = (own if location == at else 0) - self.verdicts.promised(key)
-            km, coming = distance_km(near, described), self.supply.dated(key)
-            offers.append(offer_of(seen, location, event.mode, own_here, km, described, coming, lifecycle))
-        return offers
 
     def _promise(
         self, event: ReservationRequested, key: str, decision: Decision, topic: int, timestamp_us: int
@@ -692,13 +665,6 @@ class Ledger:
 
     def _answer(self, sku: str, decision: Decision) -> None:
         self.answers.append((sku, decision))
-
-    def _is_held(self, key: str, decision: Decision) -> bool:
-        """Whether a decision still binds units."""
-        return self.commitments.open_at(_hold_of(key, decision))[1] > 0
-
-    def _heard_of(self, key: str, decision: Decision) -> int:
-        return self.commitments.heard(_hold_of(key, decision), _ORDERS)
 
     def _show_again(self, key: str, timestamp_us: int) -> None:
         """A replayed record's key is published anew: what became of its record before the restart is not known."""
@@ -834,16 +800,6 @@ class Ledger:
 
 def _identity(sku: str, source: str, id: str) -> int:
     return _hash(f"{sku}\0{source}\0{id}".encode())
-
-
-def _hold_of(key: str, decision: Decision) -> str:
-    return hold_key(key.partition("|")[0], decision.reservation, decision.line)
-
-
-def _point(described: LocationSet | None) -> Coordinates | None:
-    if described is None or described.latitude is None or described.longitude is None:
-        return None
-    return Coordinates(described.latitude, described.longitude)
 
 
 def _limit_reached(sku: str) -> LimitReached:
