@@ -168,7 +168,9 @@ class KeepBalances(StatefulBatchLogic[Arrival, Changes, None]):
                 event = decode(topic, message.value(), timestamp_us)
             if event.__class__ is not Refusal:
                 try:
-                    outcome = ledger.apply(event, topic, offset, timestamp_us if timestamp_us < now_us else now_us)
+                    outcome = ledger.apply(
+                        event, topic, offset, timestamp_us if timestamp_us < now_us else now_us, timestamp_us
+                    )
                 except NotAdmitted as reason:
                     event = reason.refusal
                 except LimitReached as reason:

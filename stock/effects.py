@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 from msgspec import Struct, structs
 
@@ -21,7 +21,7 @@ class Effect(Struct, frozen=True, gc=False):
     `units` moves on_hand (signed) as of `time_us`, unless a newer count includes it; `states` moves the counters of
     unavailable states, always. `count` states on_hand outright as `counted`. `hold` and `line` are told to the hold
     (reservation, line) and the order line that the fact names, `transfer` and `inbound` to what is on its way.
-    `baseline`: from now on the stock is known.
+    `baseline`: from now on the stock is known. `promised`: the hold was granted to a request.
     """
 
     time_us: int
@@ -34,6 +34,7 @@ class Effect(Struct, frozen=True, gc=False):
     line: Fact | None = None
     transfer: TransferFact | None = None
     inbound: Fact | None = None
+    promised: bool = False
 
 
 def effect_of(event: e.StockFact) -> Effect:
@@ -126,7 +127,12 @@ def _states(event: Any, units: int) -> tuple[tuple[str, int], ...]:
 
 
 def _told(event: Any, kind: FactKind, units: int | None, time_us: int, end_us: int | None = None) -> Fact:
-    return fact(kind, time_us, event.source, event.id, event.location, units, end_us)
+    ordered = type(event) in _ORDERED
+    return fact(kind, time_us, event.source, event.id, event.location, units, end_us, ordered)
+
+
+# Facts of the topic on which requests stand.
+_ORDERED = frozenset(get_args(e.OrderMessage))
 
 
 def _void(event: e.PosVoid) -> Effect:
@@ -176,8 +182,8 @@ def _deallocated(event: e.OrderDeallocated) -> Effect:
 def promise_of(decision: Decision) -> Effect:
     """The effect of a request that was granted, in whole or in part: a hold."""
     time_us, end_us = decision.occurred_us, decision.expires_at_us
-    told = fact("stated", time_us, decision.source, decision.id, decision.location, decision.units, end_us)
-    return Effect(time_us, hold=told)
+    told = fact("stated", time_us, decision.source, decision.id, decision.location, decision.units, end_us, True)
+    return Effect(time_us, hold=told, promised=True)
 
 
 _EFFECTS: dict[type, Callable[[Any], Effect]] = {

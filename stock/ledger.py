@@ -7,7 +7,7 @@ The ledger neither reads a clock nor does I/O. It says what happened by return v
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -57,7 +57,7 @@ from stock.requests import Requests
 from stock.supply import Supply, check_supply, inbound_key, is_supply_key, transfer_key
 from stock.terms import Terms
 from stock.times import micros
-from stock.verdicts import Decision, check_decision, is_verdict_key, verdict_key
+from stock.verdicts import NODE_ORDER, Decision, check_decision, is_verdict_key, verdict_key
 
 # Stored. The position of an outcome is what journal records keep. Outcomes exclude each other.
 OUTCOMES = ("applied", "duplicate", "absorbed", "echo", "dead_letter")
@@ -149,6 +149,7 @@ class Ledger:
         facts_max: how many recent facts to remember for repeats and late counts.
         admit: asked with SKU and location about each fact whose key has no balance yet, and with None for a location
             about each item of a SKU that has none yet; may raise to keep it out.
+        node_order: criteria by which requests for any location choose one, names of `stock.verdicts.CRITERIA`.
     """
 
     def __init__(
@@ -156,6 +157,7 @@ class Ledger:
         policies: Policies,
         facts_max: int = FACTS_REMEMBERED_MAX,
         admit: Callable[[str, str | None], None] = _anything,
+        node_order: Sequence[str] = NODE_ORDER,
     ) -> None:
         self.policies = policies
         self._admit = admit
@@ -167,14 +169,20 @@ class Ledger:
         self.supply = Supply(TOPIC_COUNT, self._counted_us)
         self.items = Items()
         self.items_changed: dict[str, Cause | None] = {}  # SKUs of which all keys need another look, and why
-        self._places: dict[str, None] = {}  # every location of any balance
+        self.alerts = Alerts()
+        self.network = Network(self.look, self._network_terms, self._dated_supply)
         self.requests = Requests(
-            policies, self.items, self.commitments, self.supply, _ORDERS, self._look_under, self._places
+            policies,
+            self.items,
+            self.commitments,
+            self.supply,
+            _ORDERS,
+            self.network.keys_of,
+            self._look_under,
+            node_order,
         )
         self.verdicts = self.requests.verdicts
         self.answers: list[tuple[str, Decision]] = []  # SKU and decision of requests that wait for their answer
-        self.alerts = Alerts()
-        self.network = Network(self.look, self._network_terms, self._dated_supply)
         self._idle: dict[str, bytes] = {}
         self._active: dict[str, Balance] = {}
         self._fresh = 0
@@ -218,14 +226,18 @@ class Ledger:
 
     # Facts
 
-    def apply(self, event: StockFact, topic: int, offset: int, timestamp_us: int) -> int | None:
+    def apply(
+        self, event: StockFact, topic: int, offset: int, timestamp_us: int, stamped_us: int | None = None
+    ) -> int | None:
         """Let one fact have its effect, once.
 
         Args:
             event: a supported fact whose SKU belongs to this partition.
             topic: position of its topic in the keyed inputs.
             offset: its offset there.
-            timestamp_us: the Kafka record's timestamp.
+            timestamp_us: the Kafka record's timestamp, or now if that is earlier.
+            stamped_us: the timestamp as it is, if it is another; a request that comes after the end of a promise by
+                this time is no repeat, which every reader of the log must see alike.
 
         Returns:
             The outcome, or None for a replayed record whose effect and outcome are already in the restored state.
@@ -235,7 +247,8 @@ class Ledger:
             Exception: whatever `admit` raises; nothing was changed.
         """
         if event.__class__ is ReservationRequested:
-            return self._request(event, topic, offset, timestamp_us)
+            stamp_us = timestamp_us if stamped_us is None else stamped_us
+            return self._request(event, topic, offset, timestamp_us, stamp_us)
         sku = event.sku
         key = f"{sku}|{event.location}"
         if offset < self._replay_until[topic]:
@@ -549,7 +562,6 @@ class Ledger:
                 decisions[key] = packed
         self.requests.restore(decisions, self._durable[_ORDERS])
         self._idle = records
-        self._places.update((key.partition("|")[2], None) for key in records)
         for key in records:
             self.network.add(key.partition("|")[0], key)
         for key in awaited:
@@ -560,19 +572,19 @@ class Ledger:
 
     # Inside
 
-    def _view(self, key: str, balance: Balance, terms: Terms | None = None) -> View:
+    def _view(self, key: str, balance: Balance, terms: Terms | None = None, committed: int | None = None) -> View:
         sku, _, location = key.partition("|")
         item = self.items.by_sku.get(sku)
         return view(
             balance,
-            self.commitments.units(key),
+            self.commitments.units(key) if committed is None else committed,
             terms or self.policies.terms(sku, location, item),
             self.supply.incoming(key, self.commitments.clock_us),
             ACTIVE if item is None else item.lifecycle,
         )
 
-    def _look_under(self, key: str, terms: Terms) -> View | None:
-        return self._view(key, self.balance(key), terms) if key in self else None
+    def _look_under(self, key: str, terms: Terms, committed: int) -> View:
+        return self._view(key, self._active.get(key) or unpack(self._idle[key]), terms, committed)
 
     def _network_terms(self, sku: str) -> Terms:
         """What holds for a SKU where no location is asked for."""
@@ -600,14 +612,14 @@ class Ledger:
     def _open(self, key: str) -> Balance:
         balance = self._active[key] = Balance([-1] * TOPIC_COUNT)
         self._fresh += 1
-        sku, _, location = key.partition("|")
-        self._places[location] = None
-        self.network.add(sku, key)
+        self.network.add(key.partition("|")[0], key)
         return balance
 
     # Requests
 
-    def _request(self, event: ReservationRequested, topic: int, offset: int, timestamp_us: int) -> int | None:
+    def _request(
+        self, event: ReservationRequested, topic: int, offset: int, timestamp_us: int, stamped_us: int
+    ) -> int | None:
         """Decide a request, or answer it as it was decided; see `apply`."""
         sku, totals, recent = event.sku, self.totals, self.recent
         key = verdict_key(sku, event.source, event.id)
@@ -622,9 +634,11 @@ class Ledger:
             if known is not None:
                 if known.offset == offset:
                     self._promise(event, key, known, topic, timestamp_us)
-                self._answer(sku, known)
+                self._answer(sku, key, known)
             return None
         before = self._covered.pop(place, None)
+        if known is not None and known.offset == offset:
+            known = self.requests.confirm(event, known, stamped_us, timestamp_us)
         id_hash = _identity(sku, event.source, event.id)
         outcome = APPLIED
         if before is not None:
@@ -635,14 +649,14 @@ class Ledger:
             if self.commitments.is_full(sku, hold_key(sku, event.reservation, event.line)):
                 recent.see((key, topic, DEAD_LETTER, offset, 0, 0, 0), timestamp_us)  # a replay must refuse it too
                 raise _limit_reached(sku)
-            known = self.requests.decide(event, offset, timestamp_us)
+            known = self.requests.decide(event, offset, stamped_us, timestamp_us, totals.positions[topic])
         totals.positions[topic] = offset + 1
         totals.by_outcome[outcome] += 1
         self._totals_dirty = True
         if known is not None:
             if known.offset == offset:
                 self._promise(event, key, known, topic, timestamp_us)
-            self._answer(sku, known)
+            self._answer(sku, key, known)
         if before is None:
             if outcome == APPLIED:
                 recent.ids.add(id_hash)
@@ -655,7 +669,7 @@ class Ledger:
     ) -> None:
         """Let the hold follow from its decision; again has no effect."""
         self.verdicts.held(key, decision)
-        if decision.units:
+        if decision.units and not decision.repeats:
             at = f"{event.sku}|{decision.location}"
             self._await(at)
             self._tell_others(event, promise_of(decision), topic, decision.offset, timestamp_us)
@@ -663,7 +677,8 @@ class Ledger:
             self._dirty[at] = None
             self.touched.setdefault(at, timestamp_us)
 
-    def _answer(self, sku: str, decision: Decision) -> None:
+    def _answer(self, sku: str, key: str, decision: Decision) -> None:
+        self.verdicts.owe(key)
         self.answers.append((sku, decision))
 
     def _show_again(self, key: str, timestamp_us: int) -> None:
@@ -708,7 +723,10 @@ class Ledger:
         changed: list[str] = []
         if effect.hold is not None:
             key = hold_key(sku, event.reservation, event.line)
-            changed += [at for at, _ in self.commitments.tell_hold(sku, key, effect.hold, topic, offset)]
+            promised = effect.promised
+            changed += [
+                at for at, _ in self.commitments.tell_hold(sku, key, effect.hold, topic, offset, promised=promised)
+            ]
         if effect.line is not None:
             key = line_key(sku, event.order_line)
             changed += [at for at, _ in self.commitments.tell_line(sku, key, effect.line, topic, offset)]

@@ -19,7 +19,10 @@ _RANK = {"stated": 0, "arrived": 1, "renewed": 1, "taken": 1, "returned": 1, "gi
 
 
 class Fact(Struct, frozen=True, gc=False, array_like=True, order=True):
-    """One fact about a hold or order line. `units` is None for all that is left; times are microseconds."""
+    """One fact about a hold or order line. `units` is None for all that is left; times are microseconds.
+
+    `ordered`: it stood on the topic of requests, so its offset says what came before it.
+    """
 
     time_us: int
     rank: int
@@ -29,6 +32,7 @@ class Fact(Struct, frozen=True, gc=False, array_like=True, order=True):
     location: str
     units: int | None
     expires_at_us: int | None
+    ordered: bool = False
 
 
 def fact(
@@ -39,13 +43,17 @@ def fact(
     location: str,
     units: int | None = None,
     expires_at_us: int | None = None,
+    ordered: bool = False,
 ) -> Fact:
     """A fact, ranked by its kind.
 
     `stated` says what is open; `arrived` adds to it; `taken` and `returned` lower it (only what was taken can be given
     back, not what was returned by a deallocation or release); `given_back` restores; `renewed` moves the end.
     """
-    return Fact(time_us, _RANK[kind], source, id, kind, location, units, expires_at_us)
+    return Fact(time_us, _RANK[kind], source, id, kind, location, units, expires_at_us, ordered)
+
+
+_ALL = 1 << 40  # More than any hold has.
 
 
 class _Named(Protocol):
@@ -56,6 +64,11 @@ class _Named(Protocol):
 
 
 F = TypeVar("F", bound=_Named)
+
+
+Since = tuple[str, str, int]  # source and id of the statement that holds, and units released since
+_NOTHING: tuple[None, int, None] = (None, 0, None)
+_UNKNOWN: Since = ("", "", 0)
 
 
 class Hold(Struct, gc=False, array_like=True):
@@ -69,14 +82,25 @@ class Hold(Struct, gc=False, array_like=True):
     location: str | None = None  # None until it is stated somewhere
     left: int = 0
     expires_at_us: int | None = None
-    base: tuple[str | None, int, int | None] = (None, 0, None)
+    base: tuple[str | None, int, int | None] = _NOTHING
+    base_since: Since = _UNKNOWN
 
-    def add(self, new: Fact) -> bool:
-        """Take a fact in and fold anew; False if this very fact was in already."""
+    def add(self, new: Fact, *, promised: bool = False) -> bool:
+        """Take a fact in and fold anew; False if this very fact was in already.
+
+        Args:
+            new: the fact.
+            promised: it states what was promised to a request, which was decided knowing everything that its topic had
+                said of this hold: none of that can take from it any more, whatever times it names.
+        """
+        if promised:
+            self.facts = [known for known in self.facts if not known.ordered]
+            self.base, self.base_since = _NOTHING, _UNKNOWN
         if not insert(self.facts, new):
             return False
         if len(self.facts) > FACTS_MAX:
-            self.base = self._folded(self.facts[: FACTS_MAX // 2])
+            oldest = self.facts[: FACTS_MAX // 2]
+            self.base, self.base_since = self._folded(oldest), self._since(oldest)
             del self.facts[: FACTS_MAX // 2]
         self.location, self.left, self.expires_at_us = self._folded(self.facts)
         return True
@@ -86,6 +110,17 @@ class Hold(Struct, gc=False, array_like=True):
         if self.expires_at_us is not None and self.expires_at_us <= clock_us:
             return 0
         return self.left
+
+    def promised(self, source: str, id: str, units: int, at_us: int) -> int:
+        """How much of what the statement of this source and id promised stands at a time.
+
+        All of it that was not released, until it ends or another statement takes its place. Units that were taken out
+        of it, for an order or by a sale, were had: that ends no promise.
+        """
+        if self.expires_at_us is not None and self.expires_at_us <= at_us:
+            return 0
+        by_source, by_id, released = self._since(self.facts)
+        return max(0, units - released) if (by_source, by_id) in ((source, id), _UNKNOWN[:2]) else 0
 
     def last_us(self) -> int:
         """The newest time that matters to this hold: its last fact, or its end while it binds units."""
@@ -103,6 +138,15 @@ class Hold(Struct, gc=False, array_like=True):
             else:
                 left -= left if f.units is None else min(f.units, left)
         return location, left, end
+
+    def _since(self, facts: list[Fact]) -> Since:
+        since = self.base_since
+        for f in facts:
+            if f.kind == "stated":
+                since = f.source, f.id, 0
+            elif f.kind == "returned":
+                since = since[0], since[1], since[2] + (_ALL if f.units is None else f.units)
+        return since
 
 
 class OrderLine(Struct, gc=False, array_like=True):

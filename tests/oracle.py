@@ -82,12 +82,14 @@ LOW_STOCK_ENTER_UNSET = 3
 class Fact(NamedTuple):
     """One message of the history: the topic it stood on, its place in the order of arrival, and what it says.
 
-    Messages with equal ids stand on one topic, so a topic's own offsets are good enough as `order`.
+    Messages with equal ids stand on one topic, so a topic's own offsets are good enough as `order`. `stamped`: the
+    timestamp of its record; when it occurred, if nobody says.
     """
 
     topic: str
     order: int
     event: Message | Delisted
+    stamped: datetime | None = None
 
 
 class Delisted(Struct, frozen=True):
@@ -191,7 +193,7 @@ def expected(
     history = list(history)
     items = newest_items(history)
     facts_of_sku: dict[str, list[StockFact]] = defaultdict(list)
-    for fact in kept_promises(first_tellings(history), promises):
+    for fact in kept_promises(first_facts(history), promises):
         facts_of_sku[fact.sku].append(fact)
     result = {}
     for sku, facts in facts_of_sku.items():
@@ -217,29 +219,84 @@ def expected(
 # What counts at all
 
 
-def kept_promises(facts: Iterable[StockFact], given: Promises | None) -> list[StockFact]:
-    """The facts with a hold in the place of each request that was granted, and without the requests."""
+class Promised(ReservationCreated, frozen=True, kw_only=True, tag="promised"):
+    """The hold that follows from a request that was granted."""
+
+
+@dataclass
+class Promise:
+    """What a reservation and line was promised, and what its topic has said of it since."""
+
+    made: Promised
+    since: list[StockFact] = field(default_factory=list)
+
+    def units_left(self, at: datetime) -> int:
+        """How much of it is neither over, nor released, nor replaced by a statement of others."""
+
+        def place(fact: StockFact) -> tuple[datetime, bool, str, str]:
+            return fact.occurred_at, not isinstance(fact, ReservationCreated), fact.source, fact.id
+
+        told = sorted([self.made, *self.since], key=place)
+        left = 0
+        end: datetime | None = None
+        for fact in told[told.index(self.made) :]:
+            if isinstance(fact, ReservationCreated):
+                left, end = (self.made.units if fact is self.made else 0), fact.expires_at
+            elif isinstance(fact, ReservationReleased):
+                left = 0 if fact.units is None else max(0, left - fact.units)
+            elif isinstance(fact, ReservationRenewed) and (end is None or fact.occurred_at < end):
+                end = fact.expires_at
+        return left if end is None or at < end else 0
+
+
+def broken_promises(history: Iterable[Fact], given: Promises) -> list[str]:
+    """Answers that do not tell of what stood promised to the same reservation and line."""
+    wrong: list[str] = []
+    kept_promises(first_facts(history), given, wrong)
+    return wrong
+
+
+def kept_promises(facts: Iterable[Fact], given: Promises | None, wrong: list[str] | None = None) -> list[StockFact]:
+    """What the facts say, with a hold in the place of each request that was granted one, and without the requests.
+
+    A request for what stands promised already was told of that promise, and has no hold of its own. Where it was told
+    anything else, `wrong` says so.
+    """
     kept: list[StockFact] = []
+    open_promises: dict[tuple[str, HoldName], Promise] = {}
     for fact in facts:
-        if not isinstance(fact, ReservationRequested):
-            kept.append(fact)
+        event = fact.event
+        assert isinstance(event, StockFact)
+        if not isinstance(event, ReservationRequested):
+            kept.append(event)
+            name = hold_named_by(event)
+            if name is not None and (event.sku, name) in open_promises:
+                open_promises[event.sku, name].since.append(event)
             continue
-        granted = None if given is None else given[fact.sku, fact.reservation, fact.line, fact.id]
-        if granted is not None:
-            kept.append(
-                ReservationCreated(
-                    id=fact.id,
-                    source=fact.source,
-                    occurred_at=fact.occurred_at,
-                    sku=fact.sku,
-                    location=granted.location,
-                    reservation=fact.reservation,
-                    line=fact.line,
-                    units=granted.units,
-                    mode=fact.mode,
-                    expires_at=fact.expires_at,
-                )
-            )
+        granted = None if given is None else given[event.sku, event.reservation, event.line, event.id]
+        place = event.sku, (event.reservation, event.line)
+        promise = open_promises.get(place)
+        left = 0 if promise is None else promise.units_left(fact.stamped or event.occurred_at)
+        if promise is not None and left:
+            if wrong is not None and granted != Granted(promise.made.location, left):
+                wrong.append(f"{place} {event.id} was told {granted}, {left} stood promised by {promise.made.id}")
+            continue
+        if granted is None:
+            continue
+        made = Promised(
+            id=event.id,
+            source=event.source,
+            occurred_at=event.occurred_at,
+            sku=event.sku,
+            location=granted.location,
+            reservation=event.reservation,
+            line=event.line,
+            units=granted.units,
+            mode=event.mode,
+            expires_at=event.expires_at,
+        )
+        open_promises[place] = Promise(made)
+        kept.append(made)
     return kept
 
 
@@ -293,11 +350,16 @@ def is_refused(fact: Fact) -> bool:
 
 def first_tellings(history: Iterable[Fact]) -> list[StockFact]:
     """The accepted facts without repeats: of one (sku, source, id) only the first to arrive counts."""
-    first: dict[tuple[str, str, str], StockFact] = {}
+    return [fact.event for fact in first_facts(history) if isinstance(fact.event, StockFact)]
+
+
+def first_facts(history: Iterable[Fact]) -> list[Fact]:
+    """The same with their place."""
+    first: dict[tuple[str, str, str], Fact] = {}
     for fact in sorted(history, key=lambda fact: fact.order):
         event = fact.event
         if isinstance(event, StockFact) and not is_refused(fact):
-            first.setdefault((event.sku, event.source, event.id), event)
+            first.setdefault((event.sku, event.source, event.id), fact)
     return list(first.values())
 
 
@@ -515,8 +577,17 @@ def holds(facts: list[StockFact]) -> list[Hold]:
         name = hold_named_by(fact)
         if name is not None:
             mentions[name].append(fact)
-    folded = [fold_hold(naming) for naming in mentions.values()]
+    folded = [fold_hold(without_what_was_known(naming)) for naming in mentions.values()]
     return [hold for hold in folded if hold is not None]
+
+
+def without_what_was_known(mentions: list[StockFact]) -> list[StockFact]:
+    """What can change a promise: nothing that stood on its own topic before it, since it was made knowing that."""
+    promised = [at for at, fact in enumerate(mentions) if isinstance(fact, Promised)]
+    if not promised:
+        return mentions
+    before, rest = mentions[: promised[-1]], mentions[promised[-1] :]
+    return [fact for fact in before if not isinstance(fact, OrderMessage)] + rest
 
 
 def hold_named_by(fact: StockFact) -> HoldName | None:

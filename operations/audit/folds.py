@@ -96,10 +96,11 @@ class _OrderLine:
 
 
 def open_holds(facts: pl.DataFrame) -> list[OpenHold]:
-    """Holds with units left, whether or not their time has passed, from deduplicated facts."""
+    """Holds with units left, whether or not their time has passed, from the facts of `promises.settle`."""
     kind = pl.col("type")
     named = facts.filter(
         pl.col("reservation").is_not_null()
+        & ~pl.col("superseded")
         & (kind.is_in([_CREATED, _RENEWED, _RELEASED, _ALLOCATED]) | (pl.col("delta") < 0))
     ).with_columns(
         rank=pl.when(kind == _CREATED).then(0).otherwise(1),

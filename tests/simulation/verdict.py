@@ -25,7 +25,7 @@ from stock.events import ReservationRenewed, ReservationRequested
 from stock.ledger import APPLIED, DEAD_LETTER, DUPLICATE, OUTCOMES
 from tests.alerts_oracle import alert_problems
 from tests.network_oracle import expected_networks, network_disagreements
-from tests.oracle import Fact, disagreements, expected, first_tellings, promises
+from tests.oracle import Fact, broken_promises, disagreements, expected, first_tellings, promises
 from tests.simulation.kafka import Record
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def _unanswered(run: Simulation, facts: list[Fact]) -> list[str]:
         given = promises(_answers(run))
     except AssertionError as error:
         return [f"verdicts: {error}"]
-    return [
+    return [f"verdicts: {text}" for text in broken_promises(facts, given)] + [
         f"verdicts: {event.sku} {event.reservation} {event.line} {event.id} has no answer"
         for event in first_tellings(facts)
         if isinstance(event, ReservationRequested) and (event.sku, event.reservation, event.line, event.id) not in given

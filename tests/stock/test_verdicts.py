@@ -11,9 +11,10 @@ from stock import commitments
 from stock.events import Coordinates, ItemSet, LocationSet, PolicySet, StockFact
 from stock.ledger import Ledger, LimitReached
 from stock.policies import Policies
+from stock.promises import ANSWERED_HORIZON_US
 from stock.times import HOUR_US
-from stock.verdicts import ANSWERED_HORIZON_US, Alternative, Decision, distance_km, is_verdict_key
-from tests.stock.facts import Desk, at, fact, hold, location, policy, rules, told, us
+from stock.verdicts import Alternative, Decision, distance_km, is_verdict_key, verdict_key
+from tests.stock.facts import Desk, at, fact, hold, location, policy, renewed, rules, told, us
 
 A, B = "SKU|A", "SKU|B"
 
@@ -39,8 +40,9 @@ def desk(*settings: PolicySet | LocationSet) -> Desk:
 
 
 def answers(desk: Desk) -> list[Decision]:
-    """What waits to be answered, once."""
+    """What waits to be answered, once; then it is."""
     found, desk.ledger.answers = desk.ledger.answers, []
+    desk.ledger.verdicts.answered(verdict_key(sku, one.source, one.id) for sku, one in found)
     return [decision for _, decision in found]
 
 
@@ -190,12 +192,95 @@ def test_a_repeat_gets_the_same_answer() -> None:
     assert here.record(A).committed == 5
 
 
-def test_another_request_for_the_same_line_replaces_the_hold() -> None:
-    """If it can be granted; if not, what was promised stays."""
+# What happens to the hold R of 3 units, then what another request for 3 of it is told, and what is bound then.
+AGAIN: list[Any] = [
+    case("nothing happened", [], ("accepted", 3, True), 3),
+    case("half of it was sold", [fact("pos.sale", 2, 2, reservation="R")], ("accepted", 3, True), 1),
+    case("all of it was sold", [fact("pos.sale", 2, 3, reservation="R")], ("accepted", 3, True), 0),
+    case("it was allocated", [fact("order.allocated", 2, 3, reservation="R")], ("accepted", 3, True), 3),
+    case("allocated and shipped", [fact("order.allocated", 2, 3, reservation="R"), fact("wms.shipment", 3, 3,
+         order_line="L")], ("accepted", 3, True), 0),
+    case("a part was released", [fact("reservation.released", 2, 2)], ("partial", 1, True), 1),
+    case("all of it was released", [fact("reservation.released", 2)], ("accepted", 3, False), 3),
+    case("all of it, bit by bit", [fact("reservation.released", 2, 1), fact("reservation.released", 3, 2)],
+         ("accepted", 3, False), 3),
+    case("sold and then released", [fact("pos.sale", 2, 1, reservation="R"), fact("reservation.released", 3)],
+         ("accepted", 3, False), 3),
+    case("released long before", [fact("reservation.released", -5)], ("accepted", 3, True), 3),
+    case("it has ended", [renewed(2, 4)], ("accepted", 3, False), 3),
+    case("it was renewed and has ended", [renewed(2, 4), renewed(3, 5)], ("accepted", 3, False), 3),
+    case("somebody else decided since", [hold(2, 1)], ("accepted", 3, False), 3),
+    case("somebody else decided before", [hold(0, 1)], ("accepted", 3, True), 3),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("since", "told", "bound"), AGAIN)
+def test_a_line_has_one_promise_while_it_stands(since: list[StockFact], told: tuple[Any, ...], bound: int) -> None:
+    """Under whatever id it is asked for again; released, ended or replaced it is decided anew."""
     here = desk()
-    here.tell(stock(5), request(1, 3), request(2, 5), request(3, 6))
+    here.tell(stock(9), request(1, 3), *since, request(10, 3))
+    first, again = answers(here)
+    assert (again.verdict, again.units, again.repeats) == told
+    assert first.id != again.id
+    assert here.record(A, 10).committed == bound
+
+
+def test_who_asks_for_more_than_was_promised_is_told_what_was() -> None:
+    """As a part of it; nothing more is held. Who asks for less, or elsewhere, is told where how much is held."""
+    here = desk()
+    here.tell(stock(9), stock(9, "B"), request(1, 3), request(2, 5), request(3, 2), request(4, 3, location="B"))
+    told = [(answer.verdict, answer.units, answer.location, answer.reason) for answer in answers(here)]
+    assert told == [
+        ("accepted", 3, "A", None),
+        ("partial", 3, "A", "already_promised"),
+        ("accepted", 3, "A", None),
+        ("accepted", 3, "A", None),
+    ]
+    assert (here.record(A).committed, here.record(B).committed) == (3, 0)
+
+
+def test_a_refused_request_may_ask_again() -> None:
+    """Nothing was promised, so it is decided by what there is now."""
+    here = desk()
+    here.tell(stock(2), request(1, 3), fact("wms.receipt", 2, 1), request(3, 3))
+    assert [answer.verdict for answer in answers(here)] == ["rejected", "accepted"]
+    assert here.record(A).committed == 3
+
+
+def test_a_promise_outlives_what_was_told_before_it() -> None:
+    """A release that stands before the request in the log takes nothing from it, whatever time it names."""
+    here = desk()
+    here.tell(stock(1), request(1, 1), fact("reservation.released", 5), request(5, 1), request(6, 1, reservation="Q"))
     assert [answer.verdict for answer in answers(here)] == ["accepted", "accepted", "rejected"]
-    assert here.record(A).committed == 5
+    assert (here.record(A).committed, here.record(A).shortage) == (1, 0)
+
+
+# What stands before the request for 3 units in the log, what behind it, and what is bound then.
+AROUND: list[Any] = [
+    case("a release of a later time before it", [hold(1, 5), fact("reservation.released", 9)], [], 3),
+    case("a newer statement before it", [hold(9, 1)], [], 3),
+    case("an allocation before it", [hold(1, 5), fact("order.allocated", 9, 2, reservation="R")], [], 5),
+    case("a release of its own moment behind it", [], [fact("reservation.released", 5)], 0),
+    case("a release of an earlier moment behind it", [], [fact("reservation.released", 4)], 3),
+    case("released before and behind it", [hold(1, 5), fact("reservation.released", 9)],
+         [fact("reservation.released", 6)], 0),
+    case("a newer statement behind it", [], [hold(6, 1)], 1),
+    case("an older statement behind it", [], [hold(4, 1)], 3),
+    case("a sale that claims it, known before", [fact("pos.sale", 6, 2, reservation="R")], [], 1),
+    case("a sale that claims it, told later", [], [fact("pos.sale", 6, 2, reservation="R")], 1),
+    case("a sale of what was held before it", [fact("pos.sale", 4, 2, reservation="R")], [], 3),
+    case("a sale of what was held before it, told later", [], [fact("pos.sale", 4, 2, reservation="R")], 3),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("before", "behind", "bound"), AROUND)
+def test_a_promise_stands_behind_everything_that_its_topic_said_before(
+    before: list[StockFact], behind: list[StockFact], bound: int
+) -> None:
+    """By offset; what comes later, and other topics, whose order nobody knows, count by time."""
+    here = desk()
+    here.tell(stock(20), *before, request(5, 3), *behind)
+    assert here.record(A).committed == bound
 
 
 def test_a_hold_that_was_granted_lives_like_any_other() -> None:
@@ -291,6 +376,9 @@ def test_answers_are_forgotten_when_nothing_hangs_on_them() -> None:
     here = desk()
     here.tell(stock(5), request(1, 4), request(2, 4, reservation="Q"))
     here.ledger.advance(us(2 * day))
+    assert len(here.ledger.verdicts) == 2, "nobody was told yet"
+    assert len(answers(here)) == 2
+    here.ledger.advance(us(2 * day) + HOUR_US)
     assert len(here.ledger.verdicts) == 1
     here.tell(fact("reservation.released", 2 * day))
     here.ledger.advance(us(3 * day) + HOUR_US)
