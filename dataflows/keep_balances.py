@@ -17,7 +17,7 @@ from sinks.outlet import Letter, headers_of
 from sources.arrivals import Arrival, Batch, CaughtUp, Closed, Opened, SettingsRefused
 from sources.restore import Restored
 from stock.effects import SUPPORTED
-from stock.events import ItemSet
+from stock.events import ItemSet, ReservationRequested
 from stock.ledger import OUTCOMES, Ledger, LimitReached
 from stock.policies import Policies
 from stock.times import moment
@@ -177,7 +177,7 @@ class KeepBalances(StatefulBatchLogic[Arrival, Changes, None]):
                     event = Refusal("limit", str(reason))
                 else:
                     if context.traced:
-                        self._trace(event, message)
+                        self._trace(ledger, event, message)
                     if outcome is not None:
                         events[event.__class__][outcome] += 1
                         applied[timestamp_us] = applied.get(timestamp_us, 0) + 1
@@ -204,11 +204,17 @@ class KeepBalances(StatefulBatchLogic[Arrival, Changes, None]):
             self._context.stats.events[ItemSet][outcome] += 1
         return None
 
-    def _trace(self, event: Any, message: Message) -> None:
+    def _trace(self, ledger: Ledger, event: Any, message: Message) -> None:
         """Remember the trace of the newest event of each key, for the record that it leads to."""
+        location = event.location
+        if event.__class__ is ReservationRequested:
+            decision = ledger.answers[-1][1] if ledger.answers else None
+            if decision is None or decision.id != event.id or not decision.units:
+                return  # it changed nothing
+            location = decision.location
         for name, value in headers_of(message) or ():
             if name == "traceparent" and isinstance(value, bytes):
-                self._traces[f"{event.sku}|{event.location}"] = value
+                self._traces[f"{event.sku}|{location}"] = value
 
     def _admit(self, sku: str, location: str | None) -> None:
         """Keep out what cannot have a balance here; asked for new keys only, since known ones were checked before."""
