@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NoReturn
@@ -21,6 +21,7 @@ from stock.events import ItemSet, ReservationRequested
 from stock.ledger import OUTCOMES, Ledger, LimitReached
 from stock.policies import Policies
 from stock.times import moment
+from stock.verdicts import NODE_ORDER
 
 _SETTINGS = -1  # Position of the settings topic, which is not keyed.
 _ITEMS = KEYED_INPUTS.index(STOCK_ITEMS)
@@ -60,7 +61,7 @@ class NotAdmitted(Exception):
 @dataclass(frozen=True)
 class BalanceContext:
     """What every partition's step shares. `topics`: positions of the keyed inputs by their name on the broker.
-    `traced`: hand the trace context of events on to the records they cause.
+    `traced`: hand the trace context of events on to the records they cause. `node_order`: as in `Ledger`.
 
     `die` ends the process at once: an exception that Bytewax unwinds takes seconds, in which records still go out.
     """
@@ -73,6 +74,7 @@ class BalanceContext:
     wall_us: Callable[[], int]
     die: Callable[[BaseException], NoReturn]
     traced: bool = False
+    node_order: Sequence[str] = NODE_ORDER
 
 
 class KeepBalances(StatefulBatchLogic[Arrival, Changes, None]):
@@ -136,7 +138,8 @@ class KeepBalances(StatefulBatchLogic[Arrival, Changes, None]):
 
     def _open(self, opened: Opened) -> Changes:
         restored = opened.restored
-        self._ledger = Ledger(self._context.policies, self._context.facts_remembered, self._admit)
+        context = self._context
+        self._ledger = Ledger(context.policies, context.facts_remembered, self._admit, context.node_order)
         self._ledger.restore(restored.records, restored.rewrite, self._context.wall_us())
         for topic, start in enumerate(opened.starts):
             self._ledger.passed(topic, start)

@@ -21,12 +21,10 @@ class Verdicts:
 
     Args:
         is_open: asked with the state key of a hold: whether it binds units.
-        decisions_max: how many are kept, beside those whose hold is open and those that are not answered yet.
     """
 
-    def __init__(self, is_open: Callable[[str], bool], decisions_max: int = DECISIONS_MAX) -> None:
+    def __init__(self, is_open: Callable[[str], bool]) -> None:
         self._is_open = is_open
-        self._decisions_max = decisions_max
         self._known: dict[str, Decision] = {}
         self._by_hold: dict[str, str] = {}  # the newest decision that granted it, by the state key of the hold
         self._promised: dict[str, dict[str, int]] = {}  # by `sku|location`, then by state key
@@ -134,7 +132,7 @@ class Verdicts:
     def _make_room(self, read_to: int) -> None:
         """Forget the oldest decisions that nothing hangs on, if there are too many."""
         for _ in range(_TRIES):
-            if len(self._known) < self._decisions_max or not self._timers:
+            if len(self._known) < DECISIONS_MAX or not self._timers:
                 return
             due_us, key = heappop(self._timers)
             decision = self._known.get(key)

@@ -159,10 +159,10 @@ def decide(
 ) -> Decision:
     """The answer to a request.
 
-    A named location is taken or refused. For `*` the criteria of `order` choose, each among those that are equal by
-    all before it. Unless told otherwise: who can promise the whole line from stock, then the whole line with a
-    backorder, then who has most of it; the nearest; warehouses before stores for shipping and stores before
-    warehouses for pick-up; by id. Safety stock is kept everywhere.
+    A named location is taken or refused. For `*` the criteria of `order` choose among those that can promise something
+    that will do, each among those that are equal by all before it. Unless told otherwise: who can promise the whole
+    line from stock, then with a backorder, then who has most of it; the nearest; warehouses before stores for shipping
+    and stores before warehouses for pick-up; by id. Safety stock is kept everywhere.
 
     Args:
         request: what is wanted.
@@ -174,8 +174,13 @@ def decide(
     wanted = request.units
     anywhere = request.location == "*"
     candidates = [offer for offer in offers if anywhere or offer.location == request.location]
+    able = [offer for offer in candidates if offer.most >= wanted or (request.partial and offer.most > 0)]
     criteria = [CRITERIA[name] for name in order]
-    chosen = min(candidates, key=lambda offer: [says(offer, wanted, request.mode) for says in criteria], default=None)
+
+    def place(offer: Offer) -> list[Any]:
+        return [says(offer, wanted, request.mode) for says in criteria]
+
+    chosen = min(able or candidates, key=place, default=None)
     expires_us = None if request.expires_at is None else micros(request.expires_at)
     most = 0 if chosen is None else chosen.most
     verdict: Verdict = "rejected"
