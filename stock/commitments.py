@@ -148,9 +148,9 @@ class Commitments:
         return key not in self._orders and self._per_sku.get(sku, 0) >= ORDERS_PER_SKU_MAX
 
     def tell_hold(
-        self, sku: str, key: str, new: Fact, topic: int, offset: int, *, promised: bool = False
+        self, sku: str, key: str, new: Fact, topic: int, offset: int, promised_us: int | None = None
     ) -> list[Change]:
-        """Let a hold take in a fact, maybe one that was `promised`; what it binds more or less comes back."""
+        """Let a hold take in a fact, maybe a promise as in `Hold.add`; what it binds more or less comes back."""
         hold = self._orders.get(key)
         if hold is None:
             hold = Hold([-1] * self._topics, [])
@@ -160,7 +160,7 @@ class Commitments:
             return []
         before, was_at, was_end = hold.open_units(self.clock_us), hold.location, hold.expires_at_us
         hold.applied[topic] = offset
-        hold.add(new, promised=promised)
+        hold.add(new, promised_us)
         self._dirty[key] = None
         end_us = hold.expires_at_us
         if end_us is not None and end_us != was_end and end_us > self.clock_us:

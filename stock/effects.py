@@ -21,7 +21,8 @@ class Effect(Struct, frozen=True, gc=False):
     `units` moves on_hand (signed) as of `time_us`, unless a newer count includes it; `states` moves the counters of
     unavailable states, always. `count` states on_hand outright as `counted`. `hold` and `line` are told to the hold
     (reservation, line) and the order line that the fact names, `transfer` and `inbound` to what is on its way.
-    `baseline`: from now on the stock is known. `promised`: the hold was granted to a request.
+    `baseline`: from now on the stock is known. `promised_us`: the hold was granted to a request of
+    this timestamp.
     """
 
     time_us: int
@@ -34,7 +35,7 @@ class Effect(Struct, frozen=True, gc=False):
     line: Fact | None = None
     transfer: TransferFact | None = None
     inbound: Fact | None = None
-    promised: bool = False
+    promised_us: int | None = None
 
 
 def effect_of(event: e.StockFact) -> Effect:
@@ -183,7 +184,7 @@ def promise_of(decision: Decision) -> Effect:
     """The effect of a request that was granted, in whole or in part: a hold."""
     time_us, end_us = decision.occurred_us, decision.expires_at_us
     told = fact("stated", time_us, decision.source, decision.id, decision.location, decision.units, end_us, True)
-    return Effect(time_us, hold=told, promised=True)
+    return Effect(time_us, hold=told, promised_us=decision.decided_us)
 
 
 _EFFECTS: dict[type, Callable[[Any], Effect]] = {

@@ -723,10 +723,8 @@ class Ledger:
         changed: list[str] = []
         if effect.hold is not None:
             key = hold_key(sku, event.reservation, event.line)
-            promised = effect.promised
-            changed += [
-                at for at, _ in self.commitments.tell_hold(sku, key, effect.hold, topic, offset, promised=promised)
-            ]
+            bound = self.commitments.tell_hold(sku, key, effect.hold, topic, offset, effect.promised_us)
+            changed += [at for at, _ in bound]
         if effect.line is not None:
             key = line_key(sku, event.order_line)
             changed += [at for at, _ in self.commitments.tell_line(sku, key, effect.line, topic, offset)]

@@ -84,18 +84,25 @@ class Hold(Struct, gc=False, array_like=True):
     expires_at_us: int | None = None
     base: tuple[str | None, int, int | None] = _NOTHING
     base_since: Since = _UNKNOWN
+    claims_after_us: int | None = None  # Takings of other topics up to here were of what was held before.
 
-    def add(self, new: Fact, *, promised: bool = False) -> bool:
-        """Take a fact in and fold anew; False if this very fact was in already.
+    def add(self, new: Fact, promised_us: int | None = None) -> bool:
+        """Take a fact in and fold anew; False if it was in already, or has no part in this hold.
 
         Args:
             new: the fact.
-            promised: it states what was promised to a request, which was decided knowing everything that its topic had
-                said of this hold: none of that can take from it any more, whatever times it names.
+            promised_us: it states what was promised to a request whose record has this timestamp. That was decided
+                knowing everything that its topic had said of this hold: none of it can take from the promise any more,
+                whatever times it names. What other topics say up to this time took from an earlier hold, if there was
+                one; else it may be a claim that came before what it claims.
         """
-        if promised:
-            self.facts = [known for known in self.facts if not known.ordered]
+        if promised_us is not None:
+            if self.location is not None:
+                self.claims_after_us = max(self.claims_after_us or promised_us, promised_us)
+            self.facts = [known for known in self.facts if not known.ordered and not self._is_over(known)]
             self.base, self.base_since = _NOTHING, _UNKNOWN
+        elif not new.ordered and self._is_over(new):
+            return False
         if not insert(self.facts, new):
             return False
         if len(self.facts) > FACTS_MAX:
@@ -126,6 +133,9 @@ class Hold(Struct, gc=False, array_like=True):
         """The newest time that matters to this hold: its last fact, or its end while it binds units."""
         newest = self.facts[-1].time_us if self.facts else 0
         return max(newest, self.expires_at_us or 0) if self.left else newest
+
+    def _is_over(self, taking: Fact) -> bool:
+        return self.claims_after_us is not None and taking.time_us <= self.claims_after_us
 
     def _folded(self, facts: list[Fact]) -> tuple[str | None, int, int | None]:
         location, left, end = self.base

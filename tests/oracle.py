@@ -7,8 +7,8 @@ that the answer is obviously independent of arrival order, batches, restarts and
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timezone
 from fractions import Fraction
@@ -160,21 +160,22 @@ class Granted(NamedTuple):
     units: int
 
 
-Promises = Mapping[tuple[str, str, "str | None", str], "Granted | None"]  # by SKU, reservation, line, id of the request
+# By SKU, reservation, line and id of the request: what was told to requests of that name, each answer once, in order.
+# An answer names no source; requests of several sources under one id are answered in the order of their log.
+Promises = Mapping[tuple[str, str, "str | None", str], Sequence["Granted | None"]]
 
 
 def promises(verdicts: Iterable[Mapping[str, Any]]) -> Promises:
-    """What was promised, from the published answers; None where nothing was.
-
-    Raises:
-        AssertionError: a request was answered twice, and not alike.
-    """
-    found: dict[tuple[str, str, str | None, str], tuple[Mapping[str, Any], Granted | None]] = {}
+    """What was promised, from the published answers in the order of their log; None where nothing was."""
+    found: dict[tuple[str, str, str | None, str], list[Mapping[str, Any]]] = defaultdict(list)
     for verdict in verdicts:
-        name = verdict["sku"], verdict["reservation"], verdict["line"], verdict["request_id"]
-        granted = Granted(verdict["location"], verdict["units"]) if verdict["units"] else None
-        assert found.setdefault(name, (verdict, granted))[0] == verdict, f"{name} was answered twice, and not alike"
-    return {name: granted for name, (_, granted) in found.items()}
+        told = found[verdict["sku"], verdict["reservation"], verdict["line"], verdict["request_id"]]
+        if verdict not in told:
+            told.append(verdict)
+    return {
+        name: [Granted(one["location"], one["units"]) if one["units"] else None for one in told]
+        for name, told in found.items()
+    }
 
 
 def expected(
@@ -220,7 +221,12 @@ def expected(
 
 
 class Promised(ReservationCreated, frozen=True, kw_only=True, tag="promised"):
-    """The hold that follows from a request that was granted."""
+    """The hold that follows from a request that was granted.
+
+    `claims_after`: what other topics took up to then was of an earlier hold of the same name; None if there was none.
+    """
+
+    claims_after: datetime | None = None
 
 
 @dataclass
@@ -263,7 +269,9 @@ def kept_promises(facts: Iterable[Fact], given: Promises | None, wrong: list[str
     anything else, `wrong` says so.
     """
     kept: list[StockFact] = []
+    asked: Counter[tuple[str, str, str | None, str]] = Counter()
     open_promises: dict[tuple[str, HoldName], Promise] = {}
+    stated: set[tuple[str, HoldName]] = set()
     for fact in facts:
         event = fact.event
         assert isinstance(event, StockFact)
@@ -272,8 +280,13 @@ def kept_promises(facts: Iterable[Fact], given: Promises | None, wrong: list[str
             name = hold_named_by(event)
             if name is not None and (event.sku, name) in open_promises:
                 open_promises[event.sku, name].since.append(event)
+            if name is not None and isinstance(event, ReservationCreated):
+                stated.add((event.sku, name))
             continue
-        granted = None if given is None else given[event.sku, event.reservation, event.line, event.id]
+        request = event.sku, event.reservation, event.line, event.id
+        asked[request] += 1
+        told = [None] if given is None else given[request]
+        granted = told[min(asked[request], len(told)) - 1]
         place = event.sku, (event.reservation, event.line)
         promise = open_promises.get(place)
         left = 0 if promise is None else promise.units_left(fact.stamped or event.occurred_at)
@@ -294,9 +307,15 @@ def kept_promises(facts: Iterable[Fact], given: Promises | None, wrong: list[str
             units=granted.units,
             mode=event.mode,
             expires_at=event.expires_at,
+            claims_after=(fact.stamped or event.occurred_at) if place in stated else None,
         )
         open_promises[place] = Promise(made)
+        stated.add(place)
         kept.append(made)
+    if wrong is not None and given is not None:
+        wrong += [
+            f"{name} was answered twice, and not alike" for name in given if len(given[name]) > max(1, asked[name])
+        ]
     return kept
 
 
@@ -582,12 +601,23 @@ def holds(facts: list[StockFact]) -> list[Hold]:
 
 
 def without_what_was_known(mentions: list[StockFact]) -> list[StockFact]:
-    """What can change a promise: nothing that stood on its own topic before it, since it was made knowing that."""
+    """What can change a promise: nothing that stood on its own topic before it, since it was made knowing that.
+
+    Nor what other topics took from an earlier hold of this name.
+    """
     promised = [at for at, fact in enumerate(mentions) if isinstance(fact, Promised)]
     if not promised:
         return mentions
-    before, rest = mentions[: promised[-1]], mentions[promised[-1] :]
-    return [fact for fact in before if not isinstance(fact, OrderMessage)] + rest
+    kept = []
+    for at, fact in enumerate(mentions):
+        if isinstance(fact, OrderMessage):
+            counts = at >= promised[-1]
+        else:
+            ends = [made.claims_after for made in mentions if isinstance(made, Promised) and made.claims_after]
+            counts = all(effective_at(fact) > end for end in ends)
+        if counts:
+            kept.append(fact)
+    return kept
 
 
 def hold_named_by(fact: StockFact) -> HoldName | None:

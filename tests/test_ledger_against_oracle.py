@@ -160,7 +160,8 @@ class Partition:
 
     def promises(self) -> Promises:
         """How each request was answered, as the ledger remembers it."""
-        decided = [(key.partition("|")[0], one) for key, one in self.ledger.verdicts._known.items()]
+        known = sorted(self.ledger.verdicts._known.items(), key=lambda one: one[1].offset)
+        decided = [(key.partition("|")[0], one) for key, one in known]
         return promises(msgspec.json.decode(encode(verdict_of(sku, decision))) for sku, decision in decided)
 
     def _decisions(self) -> list[tuple[tuple[str, str, str], Decision]]:

@@ -2,7 +2,8 @@
 
 A promise of a reservation and line stands until it is over, released, or replaced by a statement of others. While it
 does, further requests for it are told of it. One that is granted anew was decided knowing all that stood before it on
-its topic, so nothing of that changes what it holds.
+its topic, so nothing of that changes what it holds; nor do takings of other topics, up to its record's timestamp, where
+there was another hold before it to take from.
 """
 
 from __future__ import annotations
@@ -41,22 +42,32 @@ def settle(facts: pl.DataFrame) -> Settled:
     rows = told.join(answered, on=_HOLD, how="semi").sort(*_HOLD, "partition", "offset").iter_rows(named=True)
     repeats: list[Row] = []
     superseded: list[Row] = []
+    earlier: list[tuple[object, ...]] = []
     problems: list[str] = []
     for _, group in groupby(rows, key=lambda row: tuple(row[name] for name in _HOLD)):
-        _settle_hold(list(group), repeats, superseded, problems)
+        _settle_hold(list(group), repeats, superseded, earlier, problems)
     marked = facts.join(_marks(repeats, "repeats"), on=_PLACE, how="left", maintain_order="left")
     marked = marked.join(_marks(superseded, "superseded"), on=_PLACE, how="left", maintain_order="left")
+    marked = _mark_claims(marked, earlier)
     kind = pl.when(pl.col("repeats").fill_null(False)).then(pl.lit(_REQUESTED)).otherwise(pl.col("type"))
     return Settled(
         marked.with_columns(type=kind, superseded=pl.col("superseded").fill_null(False)).drop("repeats"), problems
     )
 
 
-def _settle_hold(rows: list[Row], repeats: list[Row], superseded: list[Row], problems: list[str]) -> None:
-    """One reservation and line, in the order of the log."""
+def _settle_hold(
+    rows: list[Row],
+    repeats: list[Row],
+    superseded: list[Row],
+    earlier: list[tuple[object, ...]],
+    problems: list[str],
+) -> None:
+    """One reservation and line, in the order of the log; `earlier`: up to when takings are of what was held before."""
     promise: Row | None = None
+    stated = False
     for at, row in enumerate(rows):
         if row["verdict"] is None:
+            stated = stated or row["type"] == _CREATED
             continue
         granted = row["units"] if row["type"] == _CREATED else 0
         told = f"{row['sku']} {row['reservation']} {row['line']} {row['id']}"
@@ -72,7 +83,9 @@ def _settle_hold(rows: list[Row], repeats: list[Row], superseded: list[Row], pro
         elif granted:
             if granted > row["asked"] or (granted < row["asked"] and row["verdict"] == "accepted"):
                 problems.append(f"{told} asks for {row['asked']} and was granted {granted}")
-            promise = row
+            if stated:
+                earlier.append((*(row[name] for name in _HOLD), row["timestamp_ms"] * 1_000))
+            promise, stated = row, True
             superseded += rows[:at]
 
 
@@ -89,6 +102,17 @@ def _left(promise: Row, before: list[Row], at_us: int) -> int:
         elif row["type"] == _RENEWED and (end_us is None or row["occurred_us"] < end_us):
             end_us = row["expires_us"]
     return left if end_us is None or at_us < end_us else 0
+
+
+def _mark_claims(facts: pl.DataFrame, earlier: list[tuple[object, ...]]) -> pl.DataFrame:
+    """Facts of other topics that took from what was held before a promise of the same name are superseded, too."""
+    schema: dict[str, Any] = {**dict.fromkeys(_HOLD, pl.String()), "until_us": pl.Int64()}
+    until = pl.DataFrame(earlier, schema=schema, orient="row").group_by(_HOLD).agg(pl.col("until_us").max())
+    named = facts.with_columns(blank=pl.col("line"), line=pl.col("line").fill_null(""))
+    named = named.join(until, on=_HOLD, how="left", maintain_order="left").with_columns(line=pl.col("blank"))
+    other = pl.col("topic") != TOPIC_ORDER[ORDER_RESERVATIONS.name]
+    over = (other & (pl.col("effective_us") <= pl.col("until_us"))).fill_null(False)
+    return named.with_columns(superseded=pl.col("superseded").fill_null(False) | over).drop("blank", "until_us")
 
 
 def _marks(rows: list[Row], name: str) -> pl.DataFrame:
