@@ -28,11 +28,13 @@ from sinks.outlet import record_of
 from stock.availability import STATUSES, ModeView, View
 from stock.commitments import line_in, order_line_in, reservation_in
 from stock.effects import effect_of
+from stock.events import ReservationRequested
 from stock.ledger import Ledger
 from stock.network import available_to_promise
 from stock.orders import Hold
 from stock.terms import ModeTerms
 from stock.times import micros, moment
+from stock.verdicts import verdict_key
 
 _OFF = ("location_off", "excluded")
 _INPUTS = {topic.name: position for position, topic in enumerate(KEYED_INPUTS)}
@@ -97,7 +99,7 @@ def _place(found: Found, ledger: Ledger, location: str, positions: list[int], mo
         bound=_bound(ledger, found.sku, location),
         policies=_rules(found, location),
         published=_published(found.published.get(location), ledger, key, now),
-        movements=_movements(found, location, positions)[:movements],
+        movements=_movements(found, ledger, location, positions)[:movements],
     )
 
 
@@ -196,14 +198,22 @@ def _published(record: Availability | None, ledger: Ledger, key: str, now: datet
     )
 
 
-def _movements(found: Found, location: str, positions: list[int]) -> list[Movement]:
-    """Input records that name the location, the newest told first."""
+def _movements(found: Found, ledger: Ledger, location: str, positions: list[int]) -> list[Movement]:
+    """Input records that name the location, or were promised something there, the newest told first."""
     here = sorted(
-        (told for told in found.told if told.location == location),
+        (told for told in found.told if told.location == location or _promised_at(ledger, told) == location),
         key=lambda told: (told.record.timestamp_ms, told.record.topic, told.record.offset),
         reverse=True,
     )
     return [_movement(found, told, positions) for told in here]
+
+
+def _promised_at(ledger: Ledger, told: Told) -> str | None:
+    """Where a request was granted something, if that is still known."""
+    if not isinstance(told.event, ReservationRequested):
+        return None
+    decision = ledger.verdicts.get(verdict_key(told.event.sku, told.event.source, told.event.id))
+    return decision.location if decision is not None and decision.units else None
 
 
 def _movement(found: Found, told: Told, positions: list[int]) -> Movement:
@@ -226,8 +236,8 @@ def _movement(found: Found, told: Told, positions: list[int]) -> Movement:
     if outcome is None:
         in_state = record.offset < positions[topic]
         outcome = "in the state, outcome no longer remembered" if in_state else "not in the saved state yet"
-    effect = effect_of(event)
-    units = effect.units if outcome not in ("duplicate", "absorbed") else 0
+    moves = outcome not in ("duplicate", "absorbed") and not isinstance(event, ReservationRequested)
+    units = effect_of(event).units if moves else 0
     return Movement(
         type_of(event),
         event.id,

@@ -286,6 +286,19 @@ def test_an_unknown_sku_or_location_gets_advice() -> None:
     assert "1 records of it are in the input topics" in advice(waiting, None)
 
 
+def test_requests_are_told_where_they_were_promised_something() -> None:
+    """Whatever location they asked for; they move nothing, and what they hold is told as any hold."""
+    anywhere = fact("reservation.requested", 1, 2, location="*", reservation="R-1")
+    too_many = fact("reservation.requested", 2, 99, location="*", reservation="R-2")
+    refused = fact("reservation.requested", 3, 99, reservation="R-3")
+    told = place(found_after(COUNT, anywhere, too_many, refused))
+    assert [(one.id, one.on_hand, one.outcome) for one in told.movements if one.type == "reservation.requested"] == [
+        (refused.id, 0, "applied"),
+        (anywhere.id, 0, "applied"),
+    ]
+    assert [(one.kind, one.id, one.units) for one in told.bound] == [("hold", "R-1", 2)]
+
+
 COMING = (
     fact("inbound.expected", 1, 5, eta=at(NOW + 100)),
     fact("inbound.expected", 1, 3, eta=at(NOW + 200), inbound="J"),
