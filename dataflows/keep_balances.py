@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NoReturn
@@ -17,10 +17,11 @@ from sinks.outlet import Letter, headers_of
 from sources.arrivals import Arrival, Batch, CaughtUp, Closed, Opened, SettingsRefused
 from sources.restore import Restored
 from stock.effects import SUPPORTED
-from stock.events import ItemSet
+from stock.events import ItemSet, ReservationRequested
 from stock.ledger import OUTCOMES, Ledger, LimitReached
 from stock.policies import Policies
 from stock.times import moment
+from stock.verdicts import NODE_ORDER
 
 _SETTINGS = -1  # Position of the settings topic, which is not keyed.
 _ITEMS = KEYED_INPUTS.index(STOCK_ITEMS)
@@ -60,7 +61,7 @@ class NotAdmitted(Exception):
 @dataclass(frozen=True)
 class BalanceContext:
     """What every partition's step shares. `topics`: positions of the keyed inputs by their name on the broker.
-    `traced`: hand the trace context of events on to the records they cause.
+    `traced`: hand the trace context of events on to the records they cause. `node_order`: as in `Ledger`.
 
     `die` ends the process at once: an exception that Bytewax unwinds takes seconds, in which records still go out.
     """
@@ -73,6 +74,7 @@ class BalanceContext:
     wall_us: Callable[[], int]
     die: Callable[[BaseException], NoReturn]
     traced: bool = False
+    node_order: Sequence[str] = NODE_ORDER
 
 
 class KeepBalances(StatefulBatchLogic[Arrival, Changes, None]):
@@ -136,7 +138,8 @@ class KeepBalances(StatefulBatchLogic[Arrival, Changes, None]):
 
     def _open(self, opened: Opened) -> Changes:
         restored = opened.restored
-        self._ledger = Ledger(self._context.policies, self._context.facts_remembered, self._admit)
+        context = self._context
+        self._ledger = Ledger(context.policies, context.facts_remembered, self._admit, context.node_order)
         self._ledger.restore(restored.records, restored.rewrite, self._context.wall_us())
         for topic, start in enumerate(opened.starts):
             self._ledger.passed(topic, start)
@@ -168,14 +171,16 @@ class KeepBalances(StatefulBatchLogic[Arrival, Changes, None]):
                 event = decode(topic, message.value(), timestamp_us)
             if event.__class__ is not Refusal:
                 try:
-                    outcome = ledger.apply(event, topic, offset, timestamp_us if timestamp_us < now_us else now_us)
+                    outcome = ledger.apply(
+                        event, topic, offset, timestamp_us if timestamp_us < now_us else now_us, timestamp_us
+                    )
                 except NotAdmitted as reason:
                     event = reason.refusal
                 except LimitReached as reason:
                     event = Refusal("limit", str(reason))
                 else:
                     if context.traced:
-                        self._trace(event, message)
+                        self._trace(ledger, event, message)
                     if outcome is not None:
                         events[event.__class__][outcome] += 1
                         applied[timestamp_us] = applied.get(timestamp_us, 0) + 1
@@ -202,11 +207,17 @@ class KeepBalances(StatefulBatchLogic[Arrival, Changes, None]):
             self._context.stats.events[ItemSet][outcome] += 1
         return None
 
-    def _trace(self, event: Any, message: Message) -> None:
+    def _trace(self, ledger: Ledger, event: Any, message: Message) -> None:
         """Remember the trace of the newest event of each key, for the record that it leads to."""
+        location = event.location
+        if event.__class__ is ReservationRequested:
+            decision = ledger.answers[-1][1] if ledger.answers else None
+            if decision is None or decision.id != event.id or not decision.units:
+                return  # it changed nothing
+            location = decision.location
         for name, value in headers_of(message) or ():
             if name == "traceparent" and isinstance(value, bytes):
-                self._traces[f"{event.sku}|{event.location}"] = value
+                self._traces[f"{event.sku}|{location}"] = value
 
     def _admit(self, sku: str, location: str | None) -> None:
         """Keep out what cannot have a balance here; asked for new keys only, since known ones were checked before."""

@@ -41,7 +41,7 @@ from stock.availability import DELISTED, STATUSES, View, is_urgent
 from stock.balance import Balance
 from stock.balance import Cause as CauseValues
 from stock.ledger import Ledger
-from stock.verdicts import Decision, is_verdict_key
+from stock.verdicts import Decision, is_verdict_key, verdict_key
 
 COMPLETE_INTERVAL_S = 5.0  # How long digests of acknowledged records may stay unsaved, unless a cut writes their key.
 ANSWER_INTERVAL_S = 0.01  # Whoever has asked for a reservation waits for a cut.
@@ -328,6 +328,7 @@ class Outlet:
         self._complete_at = 0.0
         self._committed: tuple[int, ...] | None = None
         self.verdicts_under_way = 0
+        self._given: list[str] = []  # the state keys of decisions whose answers are under way
 
     # Availability
 
@@ -626,6 +627,8 @@ class Outlet:
         ):
             return None
         self._cut = None
+        self.ledger.verdicts.answered(self._given)
+        self._given.clear()
         self._send_alerts(cut.alerts)
         self._committed = cut.positions
         return cut.positions, cut.metadata
@@ -634,6 +637,7 @@ class Outlet:
         """Answer requests: their decisions are durable, and nobody has claimed the partition since."""
         answers, cut.answers = cut.answers, []
         self.verdicts_under_way += len(answers)
+        self._given += [verdict_key(sku, decision.source, decision.id) for sku, decision in answers]
         records = [(decision.reservation, encode(verdict_of(sku, decision))) for sku, decision in answers]
         self._stats.verdicts += len(records)
         self._wire.verdicts(self.partition, records, self._verdict_delivered)

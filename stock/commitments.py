@@ -7,7 +7,7 @@ one location and a hold at another.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 
 import msgspec
 
@@ -101,6 +101,12 @@ class Commitments:
         self._units: dict[str, int] = {}
         self._timers: list[tuple[int, int, str]] = []
         self._dirty: dict[str, None] = {}
+        # What ends after the clock and before `_ahead_us`, by key and hold: end and units; and their timers.
+        self._ahead_us = 0
+        self._ahead: dict[str, dict[str, tuple[int, int]]] = {}
+        self._ahead_units: dict[str, int] = {}
+        self._ahead_at: dict[str, str] = {}
+        self._passed: list[tuple[int, int, str]] = []
 
     def __len__(self) -> int:
         """Number of holds and order lines remembered, open or closed."""
@@ -131,10 +137,28 @@ class Commitments:
         if units:
             self._then[key] = units
 
-    def open_at(self, key: str) -> tuple[str | None, int]:
-        """Where a hold binds units now, by its state key, and how many."""
+    def units_at(self, key: str, at_us: int) -> int:
+        """Units bound at `sku|location` at a time that the clock may not have reached, as far as is known now."""
+        bound = self._units.get(key, 0)
+        if at_us <= self.clock_us:
+            return bound
+        self._look_ahead(at_us)
+        over = self._ahead.get(key)
+        if not over:
+            return bound
+        if at_us >= self._ahead_us:
+            return bound - self._ahead_units[key]
+        return bound - sum(units for end_us, units in over.values() if end_us <= at_us)
+
+    def open_at(self, key: str, at_us: int = 0) -> tuple[str | None, int]:
+        """Where a hold binds units at a time, or now if that is later, by its state key, and how many."""
         hold = self._orders.get(key)
-        return (hold.location, hold.open_units(self.clock_us)) if isinstance(hold, Hold) else (None, 0)
+        return (hold.location, hold.open_units(max(self.clock_us, at_us))) if isinstance(hold, Hold) else (None, 0)
+
+    def promised(self, key: str, source: str, id: str, units: int, at_us: int) -> int:
+        """How much of the promise of a request stands in the hold of this state key; see `Hold.promised`."""
+        hold = self._orders.get(key)
+        return hold.promised(source, id, units, at_us) if isinstance(hold, Hold) else 0
 
     def heard(self, key: str, topic: int) -> int:
         """Up to which offset of a topic a hold or order line has heard, by its state key; -1 if it is not known."""
@@ -151,8 +175,10 @@ class Commitments:
         """Whether a new hold or order line under this state key is one too many for the SKU."""
         return key not in self._orders and self._per_sku.get(sku, 0) >= ORDERS_PER_SKU_MAX
 
-    def tell_hold(self, sku: str, key: str, new: Fact, topic: int, offset: int) -> list[Change]:
-        """Let a hold take in a fact; what it binds more or less comes back."""
+    def tell_hold(
+        self, sku: str, key: str, new: Fact, topic: int, offset: int, promised_us: int | None = None
+    ) -> list[Change]:
+        """Let a hold take in a fact, maybe a promise as in `Hold.add`; what it binds more or less comes back."""
         hold = self._orders.get(key)
         if hold is None:
             hold = Hold([-1] * self._topics, [])
@@ -162,11 +188,13 @@ class Commitments:
             return []
         before, was_at, was_end = hold.open_units(self.clock_us), hold.location, hold.expires_at_us
         hold.applied[topic] = offset
-        hold.add(new)
+        hold.add(new, promised_us)
         self._dirty[key] = None
         end_us = hold.expires_at_us
         if end_us is not None and end_us != was_end and end_us > self.clock_us:
             heappush(self._timers, (end_us, _EXPIRE, key))
+        if self._ahead_us:
+            self._note_ahead(key)
         after = hold.open_units(self.clock_us)
         if was_at == hold.location:
             return self._bind(sku, {hold.location: after - before})
@@ -191,7 +219,8 @@ class Commitments:
 
     def next_timer_us(self) -> int | None:
         """When `advance` has something to do next."""
-        return self._timers[0][0] if self._timers else None
+        due = (timers[0][0] for timers in (self._passed, self._timers) if timers)
+        return min(due, default=None)
 
     def advance(self, now_us: int) -> Iterator[tuple[str, str, int]]:
         """End the holds whose time has come and forget what closed long ago; a clock set back changes nothing.
@@ -200,6 +229,7 @@ class Commitments:
             For each hold that ended with units left: the key it bound them at, its reservation, its end.
         """
         now_us = max(now_us, self.clock_us)
+        self._look_back()
         ended: set[str] = set()
         while self._timers and self._timers[0][0] <= now_us:
             due_us, kind, key = heappop(self._timers)
@@ -248,6 +278,37 @@ class Commitments:
     def rewrite(self, key: str) -> None:
         """Write this key again with the next flush: what stands on the topic is not ours."""
         self._dirty[key] = None
+
+    def _look_ahead(self, at_us: int) -> None:
+        """Note which holds will have ended at a time, without ending them: a renewal may still come."""
+        self._ahead_us = max(self._ahead_us, at_us)
+        while self._timers and self._timers[0][0] <= at_us:
+            timer = heappop(self._timers)
+            self._passed.append(timer)
+            if timer[1] == _EXPIRE:
+                self._note_ahead(timer[2])
+
+    def _note_ahead(self, key: str) -> None:
+        at = self._ahead_at.pop(key, None)
+        if at is not None:
+            self._ahead_units[at] -= self._ahead[at].pop(key)[1]
+        hold = self._orders.get(key)
+        if not isinstance(hold, Hold) or hold.location is None or not hold.open_units(self.clock_us):
+            return
+        if hold.expires_at_us is not None and hold.expires_at_us <= self._ahead_us:
+            at = self._ahead_at[key] = f"{key.partition('|')[0]}|{hold.location}"
+            self._ahead.setdefault(at, {})[key] = hold.expires_at_us, hold.left
+            self._ahead_units[at] = self._ahead_units.get(at, 0) + hold.left
+
+    def _look_back(self) -> None:
+        """Forget what was noted ahead: the clock goes on."""
+        if self._passed:
+            self._timers += self._passed
+            heapify(self._timers)
+            self._passed = []
+        if self._ahead_us:
+            self._ahead_us = 0
+            self._ahead, self._ahead_units, self._ahead_at = {}, {}, {}
 
     def _add(self, sku: str, key: str, order: Hold | OrderLine, first: Fact) -> None:
         self._orders[key] = order

@@ -24,14 +24,8 @@ WINDOW_US = 24 * HOUR_US  # After the newest fact of a group: then topics that t
 KEPT_US = 48 * HOUR_US  # After the newest fact: how long a group still takes what is told late.
 ECHO_FACTS_MAX = 1_024  # Facts of one group; more is a client that gives everything the same echo.
 
-# The facts that may be told by two systems, and the topic that tells each; a void of a return has no echo.
-ECHOED: dict[type, int] = {
-    e.PosSale: 0,
-    e.PosVoid: 0,
-    e.WmsShipment: 1,
-    e.WmsShipmentVoided: 1,
-    e.OrderFulfilled: 2,
-}
+# The facts that may be told by two systems; a void of a return has no echo.
+ECHOED = frozenset({e.PosSale, e.PosVoid, e.WmsShipment, e.WmsShipmentVoided, e.OrderFulfilled})
 
 _ECHO = "|\x1fecho\x1f"  # Stored.
 _JUDGE, _FORGET = 0, 1

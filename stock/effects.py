@@ -9,7 +9,7 @@ from msgspec import Struct, structs
 
 from stock import events as e
 from stock.balance import Count
-from stock.echoes import ECHOED, echo_of
+from stock.echoes import echo_of
 from stock.orders import Fact, FactKind, fact
 from stock.supply import TransferFact, TransferKind, transfer_fact
 from stock.times import micros
@@ -24,7 +24,8 @@ class Effect(Struct, frozen=True, gc=False):
     unavailable nor allocated. `hold` and `line` are told to the hold
     (reservation, line) and the order line that the fact names, `transfer` and `inbound` to what is on its way.
     `baseline`: from now on the stock is known. `echo`: other topics may tell of the same units under it, and only the
-    most that one of them tells moves on_hand and states.
+    most that one of them tells moves on_hand and states. `promised_us`: the hold was granted to a request of this
+    timestamp.
     """
 
     time_us: int
@@ -39,6 +40,7 @@ class Effect(Struct, frozen=True, gc=False):
     transfer: TransferFact | None = None
     inbound: Fact | None = None
     echo: str | None = None
+    promised_us: int | None = None
 
 
 def effect_of(event: e.StockFact) -> Effect:
@@ -133,8 +135,7 @@ def _states(event: Any, units: int) -> tuple[tuple[str, int], ...]:
 
 def _told(event: Any, kind: FactKind, units: int | None, time_us: int, end_us: int | None = None) -> Fact:
     echo = echo_of(event) if kind in _TAKING else None
-    topic = 0 if echo is None else ECHOED[type(event)]
-    return fact(kind, time_us, event.source, event.id, event.location, units, end_us, echo, topic)
+    return fact(kind, time_us, event.source, event.id, event.location, units, end_us, echo, e.TOPIC_OF[type(event)])
 
 
 _TAKING = ("taken", "given_back")
@@ -188,7 +189,8 @@ def promise_of(decision: Decision) -> Effect:
     """The effect of a request that was granted, in whole or in part: a hold."""
     time_us, end_us = decision.occurred_us, decision.expires_at_us
     told = fact("stated", time_us, decision.source, decision.id, decision.location, decision.units, end_us)
-    return Effect(time_us, hold=told)
+    told = structs.replace(told, topic=e.TOPIC_OF[e.ReservationRequested])
+    return Effect(time_us, hold=told, promised_us=decision.decided_us)
 
 
 _EFFECTS: dict[type, Callable[[Any], Effect]] = {

@@ -7,7 +7,7 @@ a public promise. Times are timezone-aware; units are whole selling units.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from msgspec import Meta, Struct
 
@@ -367,4 +367,8 @@ OrderMessage = (
     | OrderDeallocated
     | OrderFulfilled
 )
+# By type of a fact, the position of its topic among the keyed inputs.
+TOPIC_OF: dict[type, int] = {
+    kind: topic for topic, family in enumerate((PosMessage, WmsMessage, OrderMessage)) for kind in get_args(family)
+}
 SettingsMessage = LocationSet | PolicySet | PolicyRemoved | SourceAlive

@@ -7,8 +7,7 @@ The ledger neither reads a clock nor does I/O. It says what happened by return v
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable
-from functools import partial
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -54,10 +53,8 @@ from stock.echoes import (
 )
 from stock.effects import BASELINES, DIRECTIONS, Effect, effect_of, promise_of
 from stock.events import (
-    Coordinates,
     InboundExpected,
     ItemSet,
-    LocationSet,
     OrderAllocated,
     PosReturn,
     ReservationCreated,
@@ -71,20 +68,11 @@ from stock.items import ACTIVE, Items, check_item, is_item_key
 from stock.network import NETWORK_PREFIX, NOWHERE, Network, check_network
 from stock.policies import Policies
 from stock.recent import Recent, Row, check_chunk
+from stock.requests import Requests
 from stock.supply import Supply, check_supply, inbound_key, is_supply_key, transfer_key
 from stock.terms import Terms
 from stock.times import micros
-from stock.verdicts import (
-    Decision,
-    Offer,
-    Verdicts,
-    check_decision,
-    decide,
-    distance_km,
-    is_verdict_key,
-    offer_of,
-    verdict_key,
-)
+from stock.verdicts import NODE_ORDER, Decision, check_decision, is_verdict_key, verdict_key
 
 # Stored. The position of an outcome is what journal records keep. Outcomes exclude each other.
 OUTCOMES = ("applied", "duplicate", "absorbed", "echo", "dead_letter")
@@ -179,6 +167,7 @@ class Ledger:
         facts_max: how many recent facts to remember for repeats and late counts.
         admit: asked with SKU and location about each fact whose key has no balance yet, and with None for a location
             about each item of a SKU that has none yet; may raise to keep it out.
+        node_order: criteria by which requests for any location choose one, names of `stock.verdicts.CRITERIA`.
     """
 
     def __init__(
@@ -186,6 +175,7 @@ class Ledger:
         policies: Policies,
         facts_max: int = FACTS_REMEMBERED_MAX,
         admit: Callable[[str, str | None], None] = _anything,
+        node_order: Sequence[str] = NODE_ORDER,
     ) -> None:
         self.policies = policies
         self._admit = admit
@@ -199,11 +189,20 @@ class Ledger:
         self.contradictions: list[Contradiction] = []  # since they were last taken
         self.items = Items()
         self.items_changed: dict[str, Cause | None] = {}  # SKUs of which all keys need another look, and why
-        self.verdicts = Verdicts(self._is_held)
-        self.answers: list[tuple[str, Decision]] = []  # SKU and decision of requests that wait for their answer
-        self._places: dict[str, None] = {}  # every location of any balance
         self.alerts = Alerts()
         self.network = Network(self.look, self._network_terms, self._dated_supply)
+        self.requests = Requests(
+            policies,
+            self.items,
+            self.commitments,
+            self.supply,
+            _ORDERS,
+            self.network.keys_of,
+            self._look_under,
+            node_order,
+        )
+        self.verdicts = self.requests.verdicts
+        self.answers: list[tuple[str, Decision]] = []  # SKU and decision of requests that wait for their answer
         self._idle: dict[str, bytes] = {}
         self._active: dict[str, Balance] = {}
         self._fresh = 0
@@ -248,14 +247,18 @@ class Ledger:
 
     # Facts
 
-    def apply(self, event: StockFact, topic: int, offset: int, timestamp_us: int) -> int | None:
+    def apply(
+        self, event: StockFact, topic: int, offset: int, timestamp_us: int, stamped_us: int | None = None
+    ) -> int | None:
         """Let one fact have its effect, once.
 
         Args:
             event: a supported fact whose SKU belongs to this partition.
             topic: position of its topic in the keyed inputs.
             offset: its offset there.
-            timestamp_us: the Kafka record's timestamp.
+            timestamp_us: the Kafka record's timestamp, or now if that is earlier.
+            stamped_us: the timestamp as it is, if it is another; a request that comes after the end of a promise by
+                this time is no repeat, which every reader of the log must see alike.
 
         Returns:
             The outcome, or None for a replayed record whose effect and outcome are already in the restored state.
@@ -265,7 +268,8 @@ class Ledger:
             Exception: whatever `admit` raises; nothing was changed.
         """
         if event.__class__ is ReservationRequested:
-            return self._request(event, topic, offset, timestamp_us)
+            stamp_us = timestamp_us if stamped_us is None else stamped_us
+            return self._request(event, topic, offset, timestamp_us, stamp_us)
         sku = event.sku
         key = f"{sku}|{event.location}"
         if offset < self._replay_until[topic]:
@@ -609,10 +613,8 @@ class Ledger:
                 decisions[key] = packed
             elif is_echo_key(key):
                 groups[key] = packed
-        for key, packed in decisions.items():
-            self.verdicts.restore(key, packed, partial(self._heard_of, key), self._durable[_ORDERS])
+        self.requests.restore(decisions, self._durable[_ORDERS])
         self._idle = records
-        self._places = dict.fromkeys(key.partition("|")[2] for key in records)
         for key in records:
             self.network.add(key.partition("|")[0], key)
         for key in awaited:
@@ -626,17 +628,20 @@ class Ledger:
 
     # Inside
 
-    def _view(self, key: str, balance: Balance, terms: Terms | None = None) -> View:
+    def _view(self, key: str, balance: Balance, terms: Terms | None = None, committed: int | None = None) -> View:
         sku, _, location = key.partition("|")
         item = self.items.by_sku.get(sku)
         return view(
             balance,
-            self.commitments.units(key),
+            self.commitments.units(key) if committed is None else committed,
             terms or self.policies.terms(sku, location, item),
             self.supply.incoming(key, self.commitments.clock_us),
             ACTIVE if item is None else item.lifecycle,
             0 if balance.net is None else self.commitments.allocated_then(key),
         )
+
+    def _look_under(self, key: str, terms: Terms, committed: int) -> View:
+        return self._view(key, self._active.get(key) or unpack(self._idle[key]), terms, committed)
 
     def _network_terms(self, sku: str) -> Terms:
         """What holds for a SKU where no location is asked for."""
@@ -671,14 +676,14 @@ class Ledger:
     def _open(self, key: str) -> Balance:
         balance = self._active[key] = Balance([-1] * TOPIC_COUNT)
         self._fresh += 1
-        sku, _, location = key.partition("|")
-        self._places[location] = None
-        self.network.add(sku, key)
+        self.network.add(key.partition("|")[0], key)
         return balance
 
     # Requests
 
-    def _request(self, event: ReservationRequested, topic: int, offset: int, timestamp_us: int) -> int | None:
+    def _request(
+        self, event: ReservationRequested, topic: int, offset: int, timestamp_us: int, stamped_us: int
+    ) -> int | None:
         """Decide a request, or answer it as it was decided; see `apply`."""
         sku, totals, recent = event.sku, self.totals, self.recent
         key = verdict_key(sku, event.source, event.id)
@@ -693,9 +698,11 @@ class Ledger:
             if known is not None:
                 if known.offset == offset:
                     self._promise(event, key, known, topic, timestamp_us)
-                self._answer(sku, known)
+                self._answer(sku, key, known)
             return None
         before = self._covered.pop(place, None)
+        if known is not None and known.offset == offset:
+            known = self.requests.confirm(event, known, stamped_us, timestamp_us)
         id_hash = _identity(sku, event.source, event.id)
         outcome = APPLIED
         if before is not None:
@@ -706,15 +713,14 @@ class Ledger:
             if self.commitments.is_full(sku, hold_key(sku, event.reservation, event.line)):
                 recent.see((key, topic, DEAD_LETTER, offset, 0, 0, 0), timestamp_us)  # a replay must refuse it too
                 raise _limit_reached(sku)
-            known = decide(event, offset, timestamp_us, self._offers(event))
-            self.verdicts.keep(key, known)
+            known = self.requests.decide(event, offset, stamped_us, timestamp_us, totals.positions[topic])
         totals.positions[topic] = offset + 1
         totals.by_outcome[outcome] += 1
         self._totals_dirty = True
         if known is not None:
             if known.offset == offset:
                 self._promise(event, key, known, topic, timestamp_us)
-            self._answer(sku, known)
+            self._answer(sku, key, known)
         if before is None:
             if outcome == APPLIED:
                 recent.ids.add(id_hash)
@@ -722,31 +728,12 @@ class Ledger:
             recent.see((key, topic, outcome, offset, row_hash, 0, 0), timestamp_us)
         return outcome
 
-    def _offers(self, event: ReservationRequested) -> list[Offer]:
-        """What every location of the SKU has for a request, under the policies of its channel."""
-        sku, item = event.sku, self.items.by_sku.get(event.sku)
-        lifecycle = ACTIVE if item is None else item.lifecycle
-        at, own = self.commitments.open_at(hold_key(sku, event.reservation, event.line))
-        near = event.near or _point(self.policies.location(event.location))
-        offers = []
-        for location in self._places:
-            key = f"{sku}|{location}"
-            if key not in self:
-                continue
-            terms = self.policies.channel_terms(sku, location, event.channel, item)
-            seen = self._view(key, self.balance(key), terms)
-            described = self.policies.location(location)
-            own_here = (own if location == at else 0) - self.verdicts.promised(key)
-            km, coming = distance_km(near, described), self.supply.dated(key)
-            offers.append(offer_of(seen, location, event.mode, own_here, km, described, coming, lifecycle))
-        return offers
-
     def _promise(
         self, event: ReservationRequested, key: str, decision: Decision, topic: int, timestamp_us: int
     ) -> None:
         """Let the hold follow from its decision; again has no effect."""
         self.verdicts.held(key, decision)
-        if decision.units:
+        if decision.units and not decision.repeats:
             at = f"{event.sku}|{decision.location}"
             self._await(at)
             self._tell_others(event, promise_of(decision), topic, decision.offset, timestamp_us)
@@ -754,15 +741,9 @@ class Ledger:
             self._dirty[at] = None
             self.touched.setdefault(at, timestamp_us)
 
-    def _answer(self, sku: str, decision: Decision) -> None:
+    def _answer(self, sku: str, key: str, decision: Decision) -> None:
+        self.verdicts.owe(key)
         self.answers.append((sku, decision))
-
-    def _is_held(self, key: str, decision: Decision) -> bool:
-        """Whether a decision still binds units."""
-        return self.commitments.open_at(_hold_of(key, decision))[1] > 0
-
-    def _heard_of(self, key: str, decision: Decision) -> int:
-        return self.commitments.heard(_hold_of(key, decision), _ORDERS)
 
     def _show_again(self, key: str, timestamp_us: int) -> None:
         """A replayed record's key is published anew: what became of its record before the restart is not known."""
@@ -838,7 +819,8 @@ class Ledger:
         changed: list[str] = []
         if effect.hold is not None:
             key = hold_key(sku, event.reservation, event.line)
-            changed += [at for at, _ in self.commitments.tell_hold(sku, key, effect.hold, topic, offset)]
+            bound = self.commitments.tell_hold(sku, key, effect.hold, topic, offset, effect.promised_us)
+            changed += [at for at, _ in bound]
         if effect.line is not None:
             key = line_key(sku, event.order_line)
             changed += [at for at, _ in self.commitments.tell_line(sku, key, effect.line, topic, offset)]
@@ -968,16 +950,6 @@ class Ledger:
 
 def _identity(sku: str, source: str, id: str) -> int:
     return _hash(f"{sku}\0{source}\0{id}".encode())
-
-
-def _hold_of(key: str, decision: Decision) -> str:
-    return hold_key(key.partition("|")[0], decision.reservation, decision.line)
-
-
-def _point(described: LocationSet | None) -> Coordinates | None:
-    if described is None or described.latitude is None or described.longitude is None:
-        return None
-    return Coordinates(described.latitude, described.longitude)
 
 
 def _state_row_key(key: str, state: str) -> str:

@@ -14,6 +14,7 @@ from typing import Literal, Protocol, TypeVar
 from msgspec import Struct
 
 from stock.echoes import paired
+from stock.events import TOPIC_OF, ReservationRequested
 
 FACTS_MAX = 128  # Facts kept per hold or order line; the oldest half is then folded into a base for good.
 
@@ -24,7 +25,8 @@ _RANK = {"stated": 0, "arrived": 1, "renewed": 1, "taken": 1, "returned": 1, "gi
 class Fact(Struct, frozen=True, gc=False, array_like=True, order=True):
     """One fact about a hold or order line. `units` is None for all that is left; times are microseconds.
 
-    What is told under one `echo` at one location, by several topics, is told of the same units.
+    What is told under one `echo` at one location, by several topics, is told of the same units. `topic` is the position
+    of the one on which it stood.
     """
 
     time_us: int
@@ -58,6 +60,9 @@ def fact(
     return Fact(time_us, _RANK[kind], source, id, kind, location, units, expires_at_us, echo, topic)
 
 
+_REQUESTS = TOPIC_OF[ReservationRequested]
+_ALL = 1 << 40  # More than any hold has.
+
 # By location and echo, the units that each topic has told of what was taken.
 Sums = dict[str, dict[int, int]]
 
@@ -68,10 +73,16 @@ def _paired(facts: Iterable[Fact], sums: Sums) -> Iterator[tuple[FactKind, int |
         if f.echo is None or f.units is None:
             yield f.kind, f.units, f
             continue
-        of_echo = sums.setdefault(f"{f.location}|{f.echo}", {})
-        more = paired(of_echo, f.topic, f.units if f.kind == "taken" else -f.units)
+        more = _newly_told(f, sums)
         if more:
             yield "taken" if more > 0 else "given_back", abs(more), f
+
+
+def _newly_told(f: Fact, sums: Sums) -> int:
+    """By how much more was taken with this fact; it is noted in the sums."""
+    of_echo = sums.setdefault(f"{f.location}|{f.echo}", {})
+    units = f.units or 0
+    return paired(of_echo, f.topic, units if f.kind == "taken" else -units)
 
 
 class _Named(Protocol):
@@ -82,6 +93,11 @@ class _Named(Protocol):
 
 
 F = TypeVar("F", bound=_Named)
+
+
+Since = tuple[str, str, int]  # source and id of the statement that holds, and units released since
+_NOTHING: tuple[None, int, None] = (None, 0, None)
+_UNKNOWN: Since = ("", "", 0)
 
 
 class Hold(Struct, gc=False, array_like=True):
@@ -95,15 +111,42 @@ class Hold(Struct, gc=False, array_like=True):
     location: str | None = None  # None until it is stated somewhere
     left: int = 0
     expires_at_us: int | None = None
-    base: tuple[str | None, int, int | None] = (None, 0, None)
-    sums: Sums = {}  # of the base
+    base: tuple[str | None, int, int | None] = _NOTHING
+    base_since: Since = _UNKNOWN
+    claims_after_us: int | None = None  # Takings of other topics up to here were of what was held before.
+    sums: Sums = {}  # of the base, and of what was over before the newest promise
 
-    def add(self, new: Fact) -> bool:
-        """Take a fact in and fold anew; False if this very fact was in already."""
+    def add(self, new: Fact, promised_us: int | None = None) -> bool:
+        """Take a fact in and fold anew; False if it was in already, or has no part in this hold.
+
+        Args:
+            new: the fact.
+            promised_us: it states what was promised to a request whose record has this timestamp. That was decided
+                knowing everything that its topic had said of this hold: none of it can take from the promise any more,
+                whatever times it names. What other topics say up to this time took from an earlier hold, if there was
+                one; else it may be a claim that came before what it claims.
+        """
+        if promised_us is not None:
+            if self.location is not None:
+                self.claims_after_us = max(self.claims_after_us or promised_us, promised_us)
+            known, self.facts = self.facts, []
+            for one in known:
+                if one.topic == _REQUESTS or self._is_over(one):
+                    self._pass(one)
+                else:
+                    self.facts.append(one)
+            self.base, self.base_since = _NOTHING, _UNKNOWN
+        elif new.topic != _REQUESTS and self._is_over(new):
+            if new.echo is None:
+                return False
+            self._pass(new)  # it may be told again by somebody else, who means the same units
+            self.location, self.left, self.expires_at_us = self._folded(self.facts, _copied(self.sums))
+            return False
         if not insert(self.facts, new):
             return False
         if len(self.facts) > FACTS_MAX:
-            self.base = self._folded(self.facts[: FACTS_MAX // 2], self.sums)
+            oldest = self.facts[: FACTS_MAX // 2]
+            self.base, self.base_since = self._folded(oldest, self.sums), self._since(oldest)
             del self.facts[: FACTS_MAX // 2]
         self.location, self.left, self.expires_at_us = self._folded(self.facts, _copied(self.sums))
         return True
@@ -114,10 +157,29 @@ class Hold(Struct, gc=False, array_like=True):
             return 0
         return self.left
 
+    def promised(self, source: str, id: str, units: int, at_us: int) -> int:
+        """How much of what the statement of this source and id promised stands at a time.
+
+        All of it that was not released, until it ends or another statement takes its place. Units that were taken out
+        of it, for an order or by a sale, were had: that ends no promise.
+        """
+        if self.expires_at_us is not None and self.expires_at_us <= at_us:
+            return 0
+        by_source, by_id, released = self._since(self.facts)
+        return max(0, units - released) if (by_source, by_id) in ((source, id), _UNKNOWN[:2]) else 0
+
     def last_us(self) -> int:
         """The newest time that matters to this hold: its last fact, or its end while it binds units."""
         newest = self.facts[-1].time_us if self.facts else 0
         return max(newest, self.expires_at_us or 0) if self.left else newest
+
+    def _pass(self, over: Fact) -> None:
+        """A fact has no part in what is held now; only who tells of its units again must not count them."""
+        if over.echo is not None:
+            _newly_told(over, self.sums)
+
+    def _is_over(self, taking: Fact) -> bool:
+        return self.claims_after_us is not None and taking.time_us <= self.claims_after_us
 
     def _folded(self, facts: list[Fact], sums: Sums) -> tuple[str | None, int, int | None]:
         location, left, end = self.base
@@ -130,6 +192,15 @@ class Hold(Struct, gc=False, array_like=True):
             elif kind != "given_back":  # what comes back is not held again
                 left -= left if units is None else min(units, left)
         return location, left, end
+
+    def _since(self, facts: list[Fact]) -> Since:
+        since = self.base_since
+        for f in facts:
+            if f.kind == "stated":
+                since = f.source, f.id, 0
+            elif f.kind == "returned":
+                since = since[0], since[1], since[2] + (_ALL if f.units is None else f.units)
+        return since
 
 
 class OrderLine(Struct, gc=False, array_like=True):

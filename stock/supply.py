@@ -8,13 +8,13 @@ kept here too and read together with the origin's balance, so that no second bal
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from heapq import heappop, heappush
 from typing import Generic, Literal, TypeVar
 
 import msgspec
 from msgspec import Struct
 
 from stock.orders import FACTS_MAX, Fact, insert
+from stock.timers import Timers
 from stock.times import HOUR_US
 
 CLOSED_HORIZON_US = 24 * HOUR_US  # How long a closed transfer or inbound still takes late facts.
@@ -22,7 +22,6 @@ CLOSED_HORIZON_US = 24 * HOUR_US  # How long a closed transfer or inbound still 
 # Stored. State keys beside `sku|location`: a location has at least one character and no control character.
 _TRANSFER = "|\x1ftransfer\x1f"
 _INBOUND = "|\x1finbound\x1f"
-_ETA, _FORGET = 0, 1
 
 TransferKind = Literal["shipped", "rescheduled", "received", "cancelled"]
 _RANK = {"shipped": 0, "rescheduled": 1, "received": 1, "cancelled": 1}
@@ -255,6 +254,10 @@ class _Index(Generic[T]):
             self._places[state_key] = list(new)
         return changed
 
+    def places(self, state_key: str) -> list[str]:
+        """The keys at which one transfer or inbound has parts."""
+        return self._places.get(state_key, [])
+
 
 class Supply:
     """Transfers, expected inbound and their sums per `sku|location`; not thread-safe.
@@ -272,7 +275,8 @@ class Supply:
         self._per_sku: dict[str, int] = {}
         self._coming: _Index[tuple[int, int | None]] = _Index()  # units on their way, with ETA
         self._given: _Index[Given] = _Index()
-        self._timers: list[tuple[int, int, str]] = []
+        self._etas = Timers()  # the next ETA of each transfer and inbound, by state key
+        self._forgetting = Timers()
         self._dirty: dict[str, None] = {}
 
     def __len__(self) -> int:
@@ -350,7 +354,8 @@ class Supply:
 
     def next_timer_us(self) -> int | None:
         """When `advance` has something to do next."""
-        return self._timers[0][0] if self._timers else None
+        due = (self._etas.next_us(), self._forgetting.next_us())
+        return min((at for at in due if at is not None), default=None)
 
     def advance(self, now_us: int) -> Iterator[tuple[str, int]]:
         """Forget what closed long ago.
@@ -358,13 +363,15 @@ class Supply:
         Yields:
             The keys `sku|location` with an ETA that has passed, and that ETA.
         """
-        while self._timers and self._timers[0][0] <= now_us:
-            due_us, kind, key = heappop(self._timers)
-            if kind == _ETA:
-                if key in self._coming.parts:
-                    yield key, due_us
-            elif key in self._known:
-                self._forget(key, now_us)
+        while (timer := self._etas.pop(now_us)) is not None:
+            due_us, key = timer
+            for at in self._coming.places(key):
+                if any(eta_us == due_us for _, eta_us in self._coming.parts[at][key]):
+                    yield at, due_us
+            self._set_eta(key, due_us)
+        while (timer := self._forgetting.pop(now_us)) is not None:
+            if timer[1] in self._known:
+                self._forget(timer[1], now_us)
 
     def flush(self) -> Iterator[tuple[str, bytes | None]]:
         """State records of everything that changed; None deletes."""
@@ -390,7 +397,7 @@ class Supply:
     def _add(self, sku: str, key: str, known: Transfer | Inbound, time_us: int) -> None:
         self._known[key] = known
         self._per_sku[sku] = self._per_sku.get(sku, 0) + 1
-        heappush(self._timers, (time_us + CLOSED_HORIZON_US, _FORGET, key))
+        self._forgetting.set(key, time_us + CLOSED_HORIZON_US)
 
     def _index(self, sku: str, key: str, known: Transfer | Inbound) -> list[str]:
         """Bring the sums per key up to a transfer or inbound; the keys that changed come back."""
@@ -403,11 +410,15 @@ class Supply:
         elif known.left:
             coming = {f"{sku}|{_location_in(key)}": [(known.left, known.eta_us)]}
         changed = dict.fromkeys((*self._coming.put(key, coming), *self._given.put(key, given)))
-        for at in changed:
-            for _, eta_us in coming.get(at, ()):
-                if eta_us is not None:
-                    heappush(self._timers, (eta_us, _ETA, at))
+        if changed:
+            self._set_eta(key, None)
         return list(changed)
+
+    def _set_eta(self, key: str, after_us: int | None) -> None:
+        """Set the timer of a transfer or inbound to its first ETA, or to the first after a time."""
+        parts = [part for at in self._coming.places(key) for part in self._coming.parts[at][key]]
+        etas = [eta_us for _, eta_us in parts if eta_us is not None and (after_us is None or eta_us > after_us)]
+        self._etas.set(key, min(etas, default=None))
 
     def _forget(self, key: str, now_us: int) -> None:
         """Drop what is closed and no longer expects late facts; ask again later otherwise."""
@@ -423,7 +434,7 @@ class Supply:
             is_open = known.left > 0
         due_us = known.last_us() + CLOSED_HORIZON_US
         if is_open or due_us > now_us:
-            heappush(self._timers, (max(due_us, now_us + HOUR_US), _FORGET, key))
+            self._forgetting.set(key, max(due_us, now_us + HOUR_US))
             return
         del self._known[key]
         self._given.put(key, {})

@@ -1,30 +1,28 @@
 """Requested reservations: how one is decided, and what was promised; never how a hold is kept.
 
 A decision is made once, by the owner of the SKU, from what it knows when the request is read, and is a state key of
-its own that becomes durable before the hold that follows from it. A repeat of the request gets the same answer.
+its own that becomes durable before the hold that follows from it. A repeat gets the same answer: the same request, or
+another one for a reservation and line of which a promise stands.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from heapq import heappop, heappush
+from collections.abc import Callable, Iterable, Sequence
 from math import asin, cos, inf, radians, sin, sqrt
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import xxhash
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from stock.availability import View
 from stock.events import Coordinates, Lifecycle, LocationSet, Mode, ReservationRequested
-from stock.times import HOUR_US, micros
+from stock.times import micros
 
-ANSWERED_HORIZON_US = 24 * HOUR_US  # How long a decision is kept, and longer while its hold is open.
 ALTERNATIVES_MAX = 5
 _EARTH_KM = 6_371.0
 
 _VERDICT = "|\x1fverdict\x1f"  # Stored.
-_encoder = msgspec.msgpack.Encoder()
 
 Verdict = Literal["accepted", "partial", "rejected"]
 
@@ -42,6 +40,7 @@ class Decision(Struct, frozen=True, gc=False, array_like=True):
     """What was answered to a request; units are those promised, of which some may be backordered.
 
     `offset`: where the request stands in its topic. `available`: what could be had at the location as it was decided.
+    `repeats`: it was told what stood promised of its reservation and line, and has no hold of its own.
     """
 
     offset: int
@@ -61,6 +60,7 @@ class Decision(Struct, frozen=True, gc=False, array_like=True):
     expected_at_us: int | None = None
     reason: str | None = None
     alternatives: tuple[Alternative, ...] = ()
+    repeats: bool = False
 
 
 class Offer(Struct, frozen=True, gc=False):
@@ -74,6 +74,11 @@ class Offer(Struct, frozen=True, gc=False):
     described: LocationSet | None
     other_mode: int = 0
     coming: tuple[tuple[int, int], ...] = ()  # ETA and units, earliest first
+
+    @property
+    def is_store(self) -> bool:
+        """Whether it is a shop; so is a location that nobody has described."""
+        return self.described is None or self.described.kind == "store"
 
     @property
     def most(self) -> int:
@@ -90,6 +95,8 @@ def offer_of(
     described: LocationSet | None,
     coming: Iterable[tuple[int, int | None]] = (),
     lifecycle: Lifecycle = "active",
+    backorder_limit: int = 0,
+    now_us: int = 0,
 ) -> Offer:
     """What a location can offer in a mode.
 
@@ -100,18 +107,20 @@ def offer_of(
         described: what the settings say of the location.
         coming: units on their way there, with their ETA.
         lifecycle: of the item; only an active one can be backordered, and one to come only that.
+        backorder_limit: how far beyond its stock it may be sold, with `own` counted like everything else.
+        now_us: what should have arrived by now may never.
     """
     this, other = (seen.ship, seen.pickup) if mode == "ship" else (seen.pickup, seen.ship)
-    raw = seen.on_hand - seen.unavailable - seen.committed
+    raw = seen.on_hand - seen.unavailable - seen.committed + own
     off = "delisted" if lifecycle == "delisted" else this.reason if this.reason in _OFF else None
     if off is not None or lifecycle == "preorder":
         free: int | None = 0
     elif this.available is None:
         free = None
     else:
-        free = max(0, raw + own - this.safety_stock)
-    dated = sorted((at, units) for units, at in coming if at is not None)
-    backorder = 0 if off is not None or lifecycle == "discontinued" else seen.backorder_left
+        free = max(0, raw - this.safety_stock)
+    dated = sorted((at, units) for units, at in coming if at is not None and at > now_us)
+    backorder = 0 if off is not None or lifecycle == "discontinued" else max(0, backorder_limit + min(0, raw))
     there = 0 if lifecycle == "delisted" else other.available or 0
     return Offer(location, free, backorder, off or this.reason, km, described, there, tuple(dated))
 
@@ -119,23 +128,59 @@ def offer_of(
 _OFF = frozenset({"location_off", "excluded"})
 
 
-def decide(request: ReservationRequested, offset: int, now_us: int, offers: list[Offer]) -> Decision:
+# By what the node for `*` is chosen: what each says of an offer, the least first, for units wanted in a mode.
+CRITERIA: dict[str, Callable[[Offer, int, Mode], Any]] = {
+    "whole": lambda offer, wanted, _: ((offer.free or 0) < wanted, offer.most < wanted),
+    "most": lambda offer, wanted, _: -min(offer.most, wanted),
+    "near": lambda offer, _, __: offer.km,
+    "kind": lambda offer, _, mode: offer.is_store == (mode == "ship"),
+    "warehouse": lambda offer, _, __: offer.is_store,
+    "store": lambda offer, _, __: not offer.is_store,
+    "stock": lambda offer, _, __: -(offer.free or 0),
+    "id": lambda offer, _, __: offer.location,
+}
+NODE_ORDER = ("whole", "most", "near", "kind", "id")
+
+
+def node_order(text: str) -> tuple[str, ...]:
+    """The criteria that a comma list names; `id` is always the last one, so that there is only one answer.
+
+    Raises:
+        ValueError: it names none, one that does not exist, or one twice; the text says what is allowed.
+    """
+    names = [name.strip() for name in text.split(",")]
+    if len(set(names)) != len(names) or not set(names) <= CRITERIA.keys():
+        raise ValueError(f"must be a comma list without repetition of: {', '.join(CRITERIA)}")
+    return (*(name for name in names if name != "id"), "id")
+
+
+def decide(
+    request: ReservationRequested, offset: int, now_us: int, offers: list[Offer], order: Sequence[str] = NODE_ORDER
+) -> Decision:
     """The answer to a request.
 
-    A named location is taken or refused. For `*` the order is: who can promise the whole line from stock, then the
-    whole line with a backorder, then who has most; among equals the nearest, then warehouses before stores for
-    shipping and stores before warehouses for pick-up, then by id. Safety stock is kept everywhere.
+    A named location is taken or refused. For `*` the criteria of `order` choose among those that can promise something
+    that will do, each among those that are equal by all before it. Unless told otherwise: who can promise the whole
+    line from stock, then with a backorder, then who has most of it; the nearest; warehouses before stores for shipping
+    and stores before warehouses for pick-up; by id. Safety stock is kept everywhere.
 
     Args:
         request: what is wanted.
         offset: where it stands in its topic.
         now_us: the timestamp of its record.
         offers: of every location of the SKU.
+        order: names of `CRITERIA`.
     """
     wanted = request.units
     anywhere = request.location == "*"
     candidates = [offer for offer in offers if anywhere or offer.location == request.location]
-    chosen = min(candidates, key=lambda offer: _preference(offer, wanted, request.mode), default=None)
+    able = [offer for offer in candidates if offer.most >= wanted or (request.partial and offer.most > 0)]
+    criteria = [CRITERIA[name] for name in order]
+
+    def place(offer: Offer) -> list[Any]:
+        return [says(offer, wanted, request.mode) for says in criteria]
+
+    chosen = min(able or candidates, key=place, default=None)
     expires_us = None if request.expires_at is None else micros(request.expires_at)
     most = 0 if chosen is None else chosen.most
     verdict: Verdict = "rejected"
@@ -173,13 +218,32 @@ def decide(request: ReservationRequested, offset: int, now_us: int, offers: list
     )
 
 
-def _preference(offer: Offer, wanted: int, mode: Mode) -> tuple[bool, bool, int, float, bool, str]:
-    kind = "warehouse" if offer.described is None else offer.described.kind
-    is_store = offer.described is None or kind == "store"
-    whole = (offer.free or 0) >= wanted
-    either = offer.most >= wanted
-    most = 0 if whole or either else -offer.most
-    return not whole, not either, most, offer.km, is_store == (mode == "ship"), offer.location
+def repeat_of(standing: Decision, units: int, request: ReservationRequested, offset: int, now_us: int) -> Decision:
+    """The answer to a request for a reservation and line of which a promise stands: what is left of that promise.
+
+    Args:
+        standing: the decision that made the promise.
+        units: promised by it and not released since.
+        request: what is wanted now; who asks for more is told that it is a part.
+        offset: where it stands in its topic.
+        now_us: the timestamp of its record.
+    """
+    verdict: Verdict = "accepted" if request.units <= units else "partial"
+    same = verdict == standing.verdict
+    return structs.replace(
+        standing,
+        verdict=verdict,
+        units=units,
+        backordered=max(0, standing.backordered - (standing.units - units)),
+        reason=standing.reason if same else "already_promised" if verdict == "partial" else None,
+        alternatives=standing.alternatives if same else (),
+        offset=offset,
+        source=request.source,
+        id=request.id,
+        occurred_us=micros(request.occurred_at),
+        decided_us=now_us,
+        repeats=True,
+    )
 
 
 def _covered_at(offer: Offer, missing: int) -> int | None:
@@ -227,7 +291,22 @@ def is_verdict_key(key: str) -> bool:
     return _VERDICT in key
 
 
+_encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Decision)
+
+
+def pack(decision: Decision) -> bytes:
+    """The value of a decision's state key."""
+    return _encoder.encode(decision)
+
+
+def unpack(packed: bytes) -> Decision:
+    """The decision of packed bytes.
+
+    Raises:
+        ValueError: they are none.
+    """
+    return _decoder.decode(packed)
 
 
 def check_decision(packed: bytes) -> None:
@@ -237,92 +316,3 @@ def check_decision(packed: bytes) -> None:
         ValueError: they are not.
     """
     _decoder.decode(packed)
-
-
-class Verdicts:
-    """What was promised in one partition; not thread-safe.
-
-    `promised` units are those of decisions whose hold is not there yet: a crash may keep the one and lose the other.
-    """
-
-    def __init__(self, is_open: Callable[[str, Decision], bool]) -> None:
-        self._is_open = is_open  # asked with the state key: whether the hold of this decision still binds units
-        self._known: dict[str, Decision] = {}
-        self._promised: dict[str, dict[str, int]] = {}  # by `sku|location`, then by state key
-        self._timers: list[tuple[int, str]] = []
-        self._dirty: dict[str, None] = {}
-
-    def __len__(self) -> int:
-        """Number of decisions remembered."""
-        return len(self._known)
-
-    @property
-    def dirty(self) -> bool:
-        """Whether something is not durable yet."""
-        return bool(self._dirty)
-
-    def get(self, key: str) -> Decision | None:
-        """The decision of a request, by its state key."""
-        return self._known.get(key)
-
-    def keep(self, key: str, decision: Decision) -> None:
-        """Remember a decision, to answer repeats of its request with it."""
-        self._known[key] = decision
-        self._dirty[key] = None
-        heappush(self._timers, (decision.decided_us + ANSWERED_HORIZON_US, key))
-
-    def promised(self, at: str) -> int:
-        """Units at `sku|location` that were promised and are not held yet."""
-        return sum(self._promised.get(at, {}).values())
-
-    def held(self, key: str, decision: Decision) -> None:
-        """The hold of a decision is there."""
-        at = f"{key.partition('|')[0]}|{decision.location}"
-        promised = self._promised.get(at)
-        if promised is not None:
-            promised.pop(key, None)
-            if not promised:
-                del self._promised[at]
-
-    def next_timer_us(self) -> int | None:
-        """When `advance` has something to do next."""
-        return self._timers[0][0] if self._timers else None
-
-    def advance(self, now_us: int) -> None:
-        """Forget what was answered long ago and binds nothing any more."""
-        while self._timers and self._timers[0][0] <= now_us:
-            _, key = heappop(self._timers)
-            decision = self._known.get(key)
-            if decision is None:
-                continue
-            if self._is_open(key, decision) or decision.decided_us + ANSWERED_HORIZON_US > now_us:
-                heappush(self._timers, (max(decision.decided_us, now_us) + ANSWERED_HORIZON_US, key))
-                continue
-            del self._known[key]
-            self.held(key, decision)
-            self._dirty[key] = None
-
-    def flush(self) -> Iterator[tuple[str, bytes | None]]:
-        """State records of everything that changed; None deletes."""
-        for key in self._dirty:
-            decision = self._known.get(key)
-            yield key, None if decision is None else _encoder.encode(decision)
-        self._dirty.clear()
-
-    def restore(self, key: str, packed: bytes, heard: Callable[[Decision], int], durable: int) -> None:
-        """Take back one decision.
-
-        Args:
-            key, packed: of its state record.
-            heard: tells up to which offset its hold has heard.
-            durable: below this offset every hold is as durable as its decision.
-        """
-        decision = self._known[key] = _decoder.decode(packed)
-        heappush(self._timers, (decision.decided_us + ANSWERED_HORIZON_US, key))
-        if decision.units and decision.offset >= durable and decision.offset > heard(decision):
-            at = f"{key.partition('|')[0]}|{decision.location}"
-            self._promised.setdefault(at, {})[key] = decision.units
-
-    def rewrite(self, key: str) -> None:
-        """Write this key again with the next flush: what stands on the topic is not ours."""
-        self._dirty[key] = None

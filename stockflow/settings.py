@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from stock.verdicts import NODE_ORDER, node_order
+
 PREFIX = "STOCKFLOW_"
 KAFKA_PREFIX = PREFIX + "KAFKA__"
 
@@ -69,6 +71,7 @@ class Settings:
     linger_ms: int = 2
     ready_lag_max: int = 10_000
     facts_remembered: int = 500_000
+    node_order: tuple[str, ...] = NODE_ORDER
     metrics_host: str = "0.0.0.0"
     metrics_port: int = 9400
     http_port: int = 8080
@@ -115,6 +118,13 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
             raise InvalidSettings(f"{PREFIX}{name}={value!r} must be one of: {', '.join(allowed)}")
         return value
 
+    def criteria(name: str, default: tuple[str, ...]) -> tuple[str, ...]:
+        value = text(name, ",".join(default))
+        try:
+            return node_order(value)
+        except ValueError as error:
+            raise InvalidSettings(f"{PREFIX}{name}={value!r} {error}") from None
+
     settings = Settings(
         bootstrap_servers=text("BOOTSTRAP_SERVERS", defaults.bootstrap_servers),
         redis_url=text("REDIS_URL", defaults.redis_url),
@@ -129,6 +139,7 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         linger_ms=number("LINGER_MS", defaults.linger_ms, 0, 1_000),
         ready_lag_max=number("READY_LAG_MAX", defaults.ready_lag_max, 0, 1_000_000_000),
         facts_remembered=number("FACTS_REMEMBERED", defaults.facts_remembered, 1_024, 100_000_000),
+        node_order=criteria("NODE_ORDER", defaults.node_order),
         metrics_host=text("METRICS_HOST", defaults.metrics_host),
         metrics_port=number("METRICS_PORT", defaults.metrics_port, 0, 65_535),
         http_port=number("HTTP_PORT", defaults.http_port, 0, 65_535),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timezone
 from fractions import Fraction
@@ -83,12 +83,14 @@ LOW_STOCK_ENTER_UNSET = 3
 class Fact(NamedTuple):
     """One message of the history: the topic it stood on, its place in the order of arrival, and what it says.
 
-    Messages with equal ids stand on one topic, so a topic's own offsets are good enough as `order`.
+    Messages with equal ids stand on one topic, so a topic's own offsets are good enough as `order`. `stamped`: the
+    timestamp of its record; when it occurred, if nobody says.
     """
 
     topic: str
     order: int
     event: Message | Delisted
+    stamped: datetime | None = None
 
 
 class Delisted(Struct, frozen=True):
@@ -159,21 +161,22 @@ class Granted(NamedTuple):
     units: int
 
 
-Promises = Mapping[tuple[str, str, "str | None", str], "Granted | None"]  # by SKU, reservation, line, id of the request
+# By SKU, reservation, line and id of the request: what was told to requests of that name, each answer once, in order.
+# An answer names no source; requests of several sources under one id are answered in the order of their log.
+Promises = Mapping[tuple[str, str, "str | None", str], Sequence["Granted | None"]]
 
 
 def promises(verdicts: Iterable[Mapping[str, Any]]) -> Promises:
-    """What was promised, from the published answers; None where nothing was.
-
-    Raises:
-        AssertionError: a request was answered twice, and not alike.
-    """
-    found: dict[tuple[str, str, str | None, str], tuple[Mapping[str, Any], Granted | None]] = {}
+    """What was promised, from the published answers in the order of their log; None where nothing was."""
+    found: dict[tuple[str, str, str | None, str], list[Mapping[str, Any]]] = defaultdict(list)
     for verdict in verdicts:
-        name = verdict["sku"], verdict["reservation"], verdict["line"], verdict["request_id"]
-        granted = Granted(verdict["location"], verdict["units"]) if verdict["units"] else None
-        assert found.setdefault(name, (verdict, granted))[0] == verdict, f"{name} was answered twice, and not alike"
-    return {name: granted for name, (_, granted) in found.items()}
+        told = found[verdict["sku"], verdict["reservation"], verdict["line"], verdict["request_id"]]
+        if verdict not in told:
+            told.append(verdict)
+    return {
+        name: [Granted(one["location"], one["units"]) if one["units"] else None for one in told]
+        for name, told in found.items()
+    }
 
 
 def expected(
@@ -192,7 +195,7 @@ def expected(
     history = list(history)
     items = newest_items(history)
     facts_of_sku: dict[str, list[StockFact]] = defaultdict(list)
-    for fact in kept_promises(first_tellings(history), promises):
+    for fact in kept_promises(first_facts(history), promises):
         facts_of_sku[fact.sku].append(fact)
     result = {}
     for sku, facts in facts_of_sku.items():
@@ -219,29 +222,102 @@ def expected(
 # What counts at all
 
 
-def kept_promises(facts: Iterable[StockFact], given: Promises | None) -> list[StockFact]:
-    """The facts with a hold in the place of each request that was granted, and without the requests."""
+class Promised(ReservationCreated, frozen=True, kw_only=True, tag="promised"):
+    """The hold that follows from a request that was granted.
+
+    `claims_after`: what other topics took up to then was of an earlier hold of the same name; None if there was none.
+    """
+
+    claims_after: datetime | None = None
+
+
+@dataclass
+class Promise:
+    """What a reservation and line was promised, and what its topic has said of it since."""
+
+    made: Promised
+    since: list[StockFact] = field(default_factory=list)
+
+    def units_left(self, at: datetime) -> int:
+        """How much of it is neither over, nor released, nor replaced by a statement of others."""
+
+        def place(fact: StockFact) -> tuple[datetime, bool, str, str]:
+            return fact.occurred_at, not isinstance(fact, ReservationCreated), fact.source, fact.id
+
+        told = sorted([self.made, *self.since], key=place)
+        left = 0
+        end: datetime | None = None
+        for fact in told[told.index(self.made) :]:
+            if isinstance(fact, ReservationCreated):
+                left, end = (self.made.units if fact is self.made else 0), fact.expires_at
+            elif isinstance(fact, ReservationReleased):
+                left = 0 if fact.units is None else max(0, left - fact.units)
+            elif isinstance(fact, ReservationRenewed) and (end is None or fact.occurred_at < end):
+                end = fact.expires_at
+        return left if end is None or at < end else 0
+
+
+def broken_promises(history: Iterable[Fact], given: Promises) -> list[str]:
+    """Answers that do not tell of what stood promised to the same reservation and line."""
+    wrong: list[str] = []
+    kept_promises(first_facts(history), given, wrong)
+    return wrong
+
+
+def kept_promises(facts: Iterable[Fact], given: Promises | None, wrong: list[str] | None = None) -> list[StockFact]:
+    """What the facts say, with a hold in the place of each request that was granted one, and without the requests.
+
+    A request for what stands promised already was told of that promise, and has no hold of its own. Where it was told
+    anything else, `wrong` says so.
+    """
     kept: list[StockFact] = []
+    asked: Counter[tuple[str, str, str | None, str]] = Counter()
+    open_promises: dict[tuple[str, HoldName], Promise] = {}
+    stated: set[tuple[str, HoldName]] = set()
     for fact in facts:
-        if not isinstance(fact, ReservationRequested):
-            kept.append(fact)
+        event = fact.event
+        assert isinstance(event, StockFact)
+        if not isinstance(event, ReservationRequested):
+            kept.append(event)
+            name = hold_named_by(event)
+            if name is not None and (event.sku, name) in open_promises:
+                open_promises[event.sku, name].since.append(event)
+            if name is not None and isinstance(event, ReservationCreated):
+                stated.add((event.sku, name))
             continue
-        granted = None if given is None else given[fact.sku, fact.reservation, fact.line, fact.id]
-        if granted is not None:
-            kept.append(
-                ReservationCreated(
-                    id=fact.id,
-                    source=fact.source,
-                    occurred_at=fact.occurred_at,
-                    sku=fact.sku,
-                    location=granted.location,
-                    reservation=fact.reservation,
-                    line=fact.line,
-                    units=granted.units,
-                    mode=fact.mode,
-                    expires_at=fact.expires_at,
-                )
-            )
+        request = event.sku, event.reservation, event.line, event.id
+        asked[request] += 1
+        told = [None] if given is None else given[request]
+        granted = told[min(asked[request], len(told)) - 1]
+        place = event.sku, (event.reservation, event.line)
+        promise = open_promises.get(place)
+        left = 0 if promise is None else promise.units_left(fact.stamped or event.occurred_at)
+        if promise is not None and left:
+            if wrong is not None and granted != Granted(promise.made.location, left):
+                wrong.append(f"{place} {event.id} was told {granted}, {left} stood promised by {promise.made.id}")
+            continue
+        if granted is None:
+            continue
+        made = Promised(
+            id=event.id,
+            source=event.source,
+            occurred_at=event.occurred_at,
+            sku=event.sku,
+            location=granted.location,
+            reservation=event.reservation,
+            line=event.line,
+            units=granted.units,
+            mode=event.mode,
+            expires_at=event.expires_at,
+            claims_after=(fact.stamped or event.occurred_at) if place in stated else None,
+        )
+        open_promises[place] = Promise(made)
+        stated.add(place)
+        kept.append(made)
+    if wrong is not None and given is not None:
+        wrong += [
+            f"{name} was answered twice, and not alike" for name in given if len(given[name]) > max(1, asked[name])
+        ]
     return kept
 
 
@@ -295,11 +371,16 @@ def is_refused(fact: Fact) -> bool:
 
 def first_tellings(history: Iterable[Fact]) -> list[StockFact]:
     """The accepted facts without repeats: of one (sku, source, id) only the first to arrive counts."""
-    first: dict[tuple[str, str, str], StockFact] = {}
+    return [fact.event for fact in first_facts(history) if isinstance(fact.event, StockFact)]
+
+
+def first_facts(history: Iterable[Fact]) -> list[Fact]:
+    """The same with their place."""
+    first: dict[tuple[str, str, str], Fact] = {}
     for fact in sorted(history, key=lambda fact: fact.order):
         event = fact.event
         if isinstance(event, StockFact) and not is_refused(fact):
-            first.setdefault((event.sku, event.source, event.id), event)
+            first.setdefault((event.sku, event.source, event.id), fact)
     return list(first.values())
 
 
@@ -576,8 +657,31 @@ def holds(facts: list[StockFact]) -> list[Hold]:
         name = hold_named_by(fact)
         if name is not None:
             mentions[name].append(fact)
-    folded = [fold_hold(naming) for naming in mentions.values()]
+    folded = []
+    for naming in mentions.values():
+        kept = without_what_was_known(naming)
+        folded.append(fold_hold(kept, [fact for fact in naming if fact not in kept]))
     return [hold for hold in folded if hold is not None]
+
+
+def without_what_was_known(mentions: list[StockFact]) -> list[StockFact]:
+    """What can change a promise: nothing that stood on its own topic before it, since it was made knowing that.
+
+    Nor what other topics took from an earlier hold of this name.
+    """
+    promised = [at for at, fact in enumerate(mentions) if isinstance(fact, Promised)]
+    if not promised:
+        return mentions
+    kept = []
+    for at, fact in enumerate(mentions):
+        if isinstance(fact, OrderMessage):
+            counts = at >= promised[-1]
+        else:
+            ends = [made.claims_after for made in mentions if isinstance(made, Promised) and made.claims_after]
+            counts = all(effective_at(fact) > end for end in ends)
+        if counts:
+            kept.append(fact)
+    return kept
 
 
 def hold_named_by(fact: StockFact) -> HoldName | None:
@@ -591,8 +695,11 @@ def hold_named_by(fact: StockFact) -> HoldName | None:
     return None
 
 
-def fold_hold(mentions: list[StockFact]) -> Hold | None:
-    """One hold, from its facts in order of time; its statement comes first among those of one moment."""
+def fold_hold(mentions: list[StockFact], over: list[StockFact]) -> Hold | None:
+    """One hold, from its facts in order of time; its statement comes first among those of one moment.
+
+    What is `over` has no part in it, but who tells of the same units again must not take them from it.
+    """
 
     def place(fact: StockFact) -> tuple[datetime, int, str, str]:
         rank = 0 if isinstance(fact, ReservationCreated) else 1
@@ -609,7 +716,7 @@ def fold_hold(mentions: list[StockFact]) -> Hold | None:
             if hold.expires_at is None or fact.occurred_at < hold.expires_at:
                 hold.expires_at = fact.expires_at
         else:
-            hold.left -= min(hold.left, units_taken_from_hold(fact, hold, in_order[:turn]))
+            hold.left -= min(hold.left, units_taken_from_hold(fact, hold, over + in_order[:turn]))
     return hold
 
 

@@ -119,7 +119,7 @@ class History:
     def facts(self) -> list[Fact]:
         """The facts among the messages, as the oracle reads them."""
         return [
-            Fact(topic_of(told.message).name, order, told.message)
+            Fact(topic_of(told.message).name, order, told.message, told.at)
             for order, told in enumerate(self.told)
             if isinstance(told.message, StockFact | Item)
         ]
@@ -460,6 +460,9 @@ class Storyteller:
 
     def _reservation_requested(self, sku: str) -> StockFact:
         saying = self._saying(sku, "shop")
+        before = self._lately(ReservationRequested, sku)
+        if before is not None and self._chance(30):  # it tries again, under a new id
+            return msgspec.structs.replace(before, id=saying["id"], occurred_at=saying["occurred_at"])
         if self._chance(30):
             saying["location"] = "*"
         expires_at = None if self._chance(20) else self._expires_at(saying["occurred_at"])

@@ -22,8 +22,19 @@ from stock import recent
 from stock.events import ItemSet, LocationSet, PolicyRemoved, PolicySet, SourceAlive, StockFact
 from stock.ledger import OUTCOMES, Ledger
 from stock.policies import Policies
-from stock.verdicts import Decision
-from tests.oracle import Delisted, Fact, Promises, Removed, Setting, disagreements, expected, first_tellings, promises
+from stock.verdicts import Decision, verdict_key
+from tests.oracle import (
+    Delisted,
+    Fact,
+    Promises,
+    Removed,
+    Setting,
+    broken_promises,
+    disagreements,
+    expected,
+    first_tellings,
+    promises,
+)
 from tests.strategies import DrawnChoice, SeededChoice, Storyteller, Told, World, to_wire
 
 WORLD = World(null_settings=True)
@@ -69,7 +80,7 @@ class Partition:
         name, key, value = to_wire(told.message)
         if isinstance(told.message, StockFact | ItemSet | Delisted):
             topic = TOPICS[name]
-            fact = Fact(name, len(self.logs[topic]), told.message)
+            fact = Fact(name, len(self.logs[topic]), told.message, told.at)
             self.logs[topic].append(Record(value, micros(told.at), fact, key.encode()))
             return topic
         self.settings.append(take_setting(self.policies, key, value))
@@ -102,6 +113,7 @@ class Partition:
         for sku, decision in answers:
             before = self.given.setdefault((sku, decision.source, decision.id), decision)
             assert before == decision, "a request was answered twice, and not alike"
+            self.ledger.verdicts.answered([verdict_key(sku, decision.source, decision.id)])
 
     def commit(self, flush: int) -> None:
         """Commit the positions of one of the complete flushes."""
@@ -143,11 +155,13 @@ class Partition:
         self.ledger.advance(self.now_us)
         kept = dict(self._decisions())
         broken = [f"{key}: {given} was promised" for key, given in self.given.items() if kept.get(key) != given]
+        broken += broken_promises(self._consumed_facts(), self.promises())
         return self._wrong_records() + self._wrong_totals() + broken
 
     def promises(self) -> Promises:
         """How each request was answered, as the ledger remembers it."""
-        decided = [(key.partition("|")[0], one) for key, one in self.ledger.verdicts._known.items()]
+        known = sorted(self.ledger.verdicts._known.items(), key=lambda one: one[1].offset)
+        decided = [(key.partition("|")[0], one) for key, one in known]
         return promises(msgspec.json.decode(encode(verdict_of(sku, decision))) for sku, decision in decided)
 
     def _decisions(self) -> list[tuple[tuple[str, str, str], Decision]]:

@@ -97,6 +97,8 @@ FACT_SCHEMA: dict[str, pl.DataType] = {
     "eta_us": pl.Int64(),
     "final": pl.Boolean(),
     "net": pl.Boolean(),  # a count that left out what was unavailable or allocated
+    "asked": pl.Int64(),  # units wanted by a request that was answered; `units` are those granted
+    "verdict": pl.String(),  # of a request that was answered
 }
 
 
@@ -190,7 +192,7 @@ def judge_setting(record: LogRecord) -> Judged:
 
 
 def row_of(record: LogRecord, message: events.Message, granted: Granted | None = None) -> tuple[object, ...]:
-    """One row of the frame of facts, in the order of `FACT_SCHEMA`; a request that was granted is a hold."""
+    """One row of the frame of facts, in the order of `FACT_SCHEMA`; a request that was granted looks like a hold."""
     assert isinstance(message, events.StockFact)
     kind, location = message.__struct_config__.tag, message.location
     occurred_us = micros(message.occurred_at)
@@ -234,6 +236,8 @@ def row_of(record: LogRecord, message: events.Message, granted: Granted | None =
         None if eta is None else micros(eta),
         getattr(message, "final", False),
         getattr(message, "basis", "gross") == "net",
+        None if granted is None else getattr(message, "units", None),
+        None if granted is None else granted.verdict,
     )
 
 

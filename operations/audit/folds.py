@@ -98,14 +98,12 @@ class _OrderLine:
 
 
 def open_holds(facts: pl.DataFrame) -> list[OpenHold]:
-    """Holds with units left, whether or not their time has passed, from deduplicated facts."""
+    """Holds with units left, whether or not their time has passed, from the facts of `promises.settle`."""
     kind = pl.col("type")
     named = facts.filter(
         pl.col("reservation").is_not_null()
         & (kind.is_in([_CREATED, _RENEWED, _RELEASED, _ALLOCATED]) | (pl.col("delta") < 0))
-    ).with_columns(
-        rank=pl.when(kind == _CREATED).then(0).otherwise(1),
-    )
+    ).with_columns(rank=pl.when(kind == _CREATED).then(0).otherwise(1), counts=~pl.col("superseded"))
     found = []
     for (sku, _, _), rows in _groups(named, ("sku", "reservation", "line")):
         hold = _Hold()
@@ -123,7 +121,7 @@ def allocations(facts: pl.DataFrame) -> list[Allocated]:
         pl.col("order_line").is_not_null()
         & (kind.is_in([_ALLOCATED, _DEALLOCATED, _ARRIVED]) | (pl.col("delta") < 0) | pl.col("restores"))
     ).with_columns(
-        rank=pl.when(kind == _ALLOCATED).then(0).when(pl.col("restores")).then(2).otherwise(1),
+        rank=pl.when(kind == _ALLOCATED).then(0).when(pl.col("restores")).then(2).otherwise(1), counts=pl.lit(True)
     )
     found: list[Allocated] = []
     for (sku, _), rows in _groups(named, ("sku", "order_line")):
@@ -139,15 +137,19 @@ def allocations(facts: pl.DataFrame) -> list[Allocated]:
 def _groups(
     facts: pl.DataFrame, identity: tuple[str, ...]
 ) -> Iterator[tuple[tuple[object, ...], Iterator[dict[str, object]]]]:
-    """Facts by identity, in the one order in which they are folded; `take` is what each takes or `restores`."""
+    """Facts by identity, in the one order in which they are folded; `take` is what each takes or `restores`.
+
+    Those that do not count are left out, but units that they told of are not taken again when others tell of them.
+    """
     # An adjustment lowers on_hand by signed units, so its size is what counts.
     alone = facts.filter(pl.col("echo").is_null()).with_columns(
         take=pl.when(pl.col("delta") < 0).then(-pl.col("delta")).otherwise(pl.col("units"))
     )
-    told = left_once(facts.filter(pl.col("echo").is_not_null()), [*identity, "location", "echo"], _ORDER)
+    order = ["counts", *_ORDER]
+    told = left_once(facts.filter(pl.col("echo").is_not_null()), [*identity, "location", "echo"], order)
     once = told.with_columns(take=pl.col("once").abs(), restores=pl.col("once") < 0)
     columns = [*identity, *_ORDER, "location", "type", "take", "restores", "expires_us"]
-    both = pl.concat([alone.select(columns), once.select(columns)])
+    both = pl.concat([frame.filter("counts").select(columns) for frame in (alone, once)])
     rows = both.sort([*identity, *_ORDER]).iter_rows(named=True)
     return groupby(rows, key=lambda row: tuple(row[name] for name in identity))
 

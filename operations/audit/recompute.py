@@ -15,6 +15,7 @@ import polars as pl
 from operations.audit.answers import Identity
 from operations.audit.echoes import left_once
 from operations.audit.folds import OpenHold, allocations, open_holds
+from operations.audit.promises import settle
 from operations.audit.supply import Back, Coming, Key, coming_by_key, legal_next
 
 KEY = ["sku", "location"]
@@ -40,6 +41,7 @@ class Recomputed:
         applied: facts with an effect or absorbed by a count, by partition.
         requests: sku, source and id of the requests that nobody granted and that repeat nothing.
         in_flux: keys of which a hold ended or an ETA passed while the outputs were read.
+        problems: answers to requests that contradict what was promised before.
     """
 
     balances: pl.DataFrame
@@ -47,12 +49,15 @@ class Recomputed:
     applied: dict[int, int]
     in_flux: frozenset[tuple[str, str]]
     requests: frozenset[Identity]
+    problems: list[str]
 
 
 def recompute(facts: pl.DataFrame, moment: Moment) -> Recomputed:
     """Every balance from the accepted facts, in the columns of `facts.FACT_SCHEMA`."""
     distinct = without_duplicates(facts)
-    first = distinct.filter(pl.col("type") != "reservation.requested")  # rejected: it left nothing
+    settled = settle(distinct)
+    # What is left of requests was rejected, or told of a hold that was there: it left nothing.
+    first = settled.facts.filter(pl.col("type") != "reservation.requested")
     committed, in_flux = _committed(first, moment)
     coming, back, destinations = coming_by_key(first)
     supply, due = _supply(coming, moment)
@@ -71,7 +76,7 @@ def recompute(facts: pl.DataFrame, moment: Moment) -> Recomputed:
     total = _by_partition(facts)
     duplicates = {partition: total[partition] - applied.get(partition, 0) for partition in total}
     rejected = distinct.filter(pl.col("type") == "reservation.requested").select(_IDENTITY)
-    return Recomputed(balances, duplicates, applied, in_flux | due, frozenset(rejected.iter_rows()))
+    return Recomputed(balances, duplicates, applied, in_flux | due, frozenset(rejected.iter_rows()), settled.problems)
 
 
 def without_duplicates(facts: pl.DataFrame) -> pl.DataFrame:

@@ -4,8 +4,8 @@ The outputs are read first, close to the moment that the caller names, because h
 after them, up to the ends seen at the start. The pipeline should be at rest: whatever it has not yet read or
 published is reported as a difference.
 
-Two horizons of the pipeline are not modelled: a repeat that comes after the dedup horizon, and a count older than
-what the movement log still holds, show as differences.
+Some horizons of the pipeline are not modelled: a repeat that comes after the dedup horizon, a count older than what
+the movement log still holds, and a request for a line whose promise the pipeline has forgotten show as differences.
 """
 
 from __future__ import annotations
@@ -109,6 +109,9 @@ def audit(
         compare_networks(rows[0], settings, items, moment.earliest_us, networks.by_key(), recomputed.in_flux, findings)
     published.report_stale()
     answers.report_unanswered(recomputed.requests)
+    answers.report_contradictions()
+    for text in recomputed.problems:
+        findings.add("verdicts", text)
     if view is not None:
         entries = published.entries()
         compare_view(entries, view, entries.keys() if dates else recomputed.in_flux, findings)

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from msgspec import Struct
 
-from schemas.records import Cause
+from schemas.records import Cause, Promise
 
 
 class Question(Struct, frozen=True):
@@ -100,6 +100,7 @@ class Place(Struct, frozen=True):
     shortage: int
     in_transit: int
     inbound: int
+    atp: list[Promise]
     counted_at: datetime | None
     counted_by: str | None
     count_id: str | None

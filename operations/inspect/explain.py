@@ -22,17 +22,21 @@ from operations.inspect.answer import (
 from operations.inspect.found import Found, Told
 from operations.inspect.reasons import why
 from schemas.events import Refusal, type_of
-from schemas.records import VOLATILE_FIELDS, Availability, availability_key
+from schemas.records import VOLATILE_FIELDS, Availability, Promise, availability_key
 from schemas.topics import KEYED_INPUTS
 from sinks.outlet import record_of
 from stock.availability import STATUSES, ModeView, View
 from stock.commitments import line_in, order_line_in, reservation_in
 from stock.effects import effect_of
+from stock.events import ReservationRequested
 from stock.ledger import Ledger
+from stock.network import available_to_promise
 from stock.orders import Hold
 from stock.terms import ModeTerms
 from stock.times import micros, moment
+from stock.verdicts import verdict_key
 
+_OFF = ("location_off", "excluded")
 _INPUTS = {topic.name: position for position, topic in enumerate(KEYED_INPUTS)}
 
 
@@ -86,6 +90,7 @@ def _place(found: Found, ledger: Ledger, location: str, positions: list[int], mo
         shortage=seen.shortage,
         in_transit=seen.in_transit,
         inbound=seen.inbound,
+        atp=_atp(ledger, key, seen),
         counted_at=None if count is None else moment(count[0]),
         counted_by=None if count is None else count[1],
         count_id=None if count is None else count[2],
@@ -94,8 +99,20 @@ def _place(found: Found, ledger: Ledger, location: str, positions: list[int], mo
         bound=_bound(ledger, found.sku, location),
         policies=_rules(found, location),
         published=_published(found.published.get(location), ledger, key, now),
-        movements=_movements(found, location, positions)[:movements],
+        movements=_movements(found, ledger, location, positions)[:movements],
     )
+
+
+def _atp(ledger: Ledger, key: str, seen: View) -> list[Promise]:
+    """What can be promised here from each date on at which something should arrive; what is late may never."""
+    modes = [mode for mode in (seen.ship, seen.pickup) if mode.available is not None and mode.reason not in _OFF]
+    if not modes:
+        return []
+    available = seen.on_hand - seen.unavailable - seen.committed - min(mode.safety_stock for mode in modes)
+    now_us = ledger.commitments.clock_us
+    dated = [(at_us, units) for units, at_us in ledger.supply.dated(key) if at_us is not None and at_us > now_us]
+    promised = [(moment(at_us), units) for at_us, units in available_to_promise(available, dated)]
+    return [Promise(at, units) for at, units in promised if at is not None]
 
 
 def _mode(mode: str, seen: View, told: ModeView, terms: ModeTerms) -> Mode:
@@ -181,14 +198,22 @@ def _published(record: Availability | None, ledger: Ledger, key: str, now: datet
     )
 
 
-def _movements(found: Found, location: str, positions: list[int]) -> list[Movement]:
-    """Input records that name the location, the newest told first."""
+def _movements(found: Found, ledger: Ledger, location: str, positions: list[int]) -> list[Movement]:
+    """Input records that name the location, or were promised something there, the newest told first."""
     here = sorted(
-        (told for told in found.told if told.location == location),
+        (told for told in found.told if told.location == location or _promised_at(ledger, told) == location),
         key=lambda told: (told.record.timestamp_ms, told.record.topic, told.record.offset),
         reverse=True,
     )
     return [_movement(found, told, positions) for told in here]
+
+
+def _promised_at(ledger: Ledger, told: Told) -> str | None:
+    """Where a request was granted something, if that is still known."""
+    if not isinstance(told.event, ReservationRequested):
+        return None
+    decision = ledger.verdicts.get(verdict_key(told.event.sku, told.event.source, told.event.id))
+    return decision.location if decision is not None and decision.units else None
 
 
 def _movement(found: Found, told: Told, positions: list[int]) -> Movement:
@@ -211,8 +236,8 @@ def _movement(found: Found, told: Told, positions: list[int]) -> Movement:
     if outcome is None:
         in_state = record.offset < positions[topic]
         outcome = "in the state, outcome no longer remembered" if in_state else "not in the saved state yet"
-    effect = effect_of(event)
-    units = effect.units if outcome not in ("duplicate", "absorbed") else 0
+    moves = outcome not in ("duplicate", "absorbed") and not isinstance(event, ReservationRequested)
+    units = effect_of(event).units if moves else 0
     return Movement(
         type_of(event),
         event.id,

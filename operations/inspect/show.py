@@ -51,6 +51,8 @@ def _place(place: Place) -> list[RenderableType]:
     parts.append(Text(f"newest count: {_count(place)}"))
     if place.shortage or place.in_transit or place.inbound:
         parts.append(Text(f"shortage {place.shortage}, in transit {place.in_transit}, inbound {place.inbound}"))
+    if place.atp:
+        parts.append(_atp(place))
     if place.bound:
         parts.append(_bound(place))
     if place.policies:
@@ -82,6 +84,15 @@ def _count(place: Place) -> str:
     if place.counted_at is None:
         return "none"
     return f"{_time(place.counted_at)} by {place.counted_by}, id {place.count_id}"
+
+
+def _atp(place: Place) -> Table:
+    table = Table(title="can be promised by date, as far as announced", title_justify="left", show_edge=False)
+    table.add_column("from")
+    table.add_column("units", justify="right")
+    for one in place.atp:
+        table.add_row(_time(one.at), f"{one.units:,}")
+    return table
 
 
 def _bound(place: Place) -> Table:

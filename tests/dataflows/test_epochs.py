@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import msgspec
 import pytest
@@ -15,15 +15,17 @@ from schemas.topics import (
     DEAD_LETTERS,
     KEYED_INPUTS,
     NETWORK_AVAILABILITY,
+    ORDER_RESERVATIONS,
     POS_SALES,
     RESERVATION_VERDICTS,
     STOCK_ALERTS,
     STOCK_STATE,
+    WMS_MOVEMENTS,
 )
 from sinks.publisher import OutputTopics, Pace, Publisher
 from sources.arrivals import Batch, CaughtUp, Closed, Opened
 from sources.restore import Restored
-from stock.events import PosSale
+from stock.events import PosSale, ReservationRequested, StockFact, WmsReceipt
 from stock.ledger import TOPIC_COUNT, Ledger
 from stock.policies import Policies
 from tests.simulation.clients import Host, Troubles
@@ -146,3 +148,34 @@ def test_changes_of_another_assignment_are_not_published(
     assert 0 in outgoing.outlets
     outgoing.lose(0, 7)
     assert outgoing.outlets == {}
+
+
+def told(offset: int, topic: str, event: StockFact, trace: bytes) -> Message:
+    stamp = (TIMESTAMP_CREATE_TIME, NOW_US // 1000)
+    headers: list[tuple[str, str | bytes | None]] = [("traceparent", trace)]
+    where = {"topic": topic, "partition": 0, "offset": offset}
+    return Message(**where, key=b"SKU-1", value=msgspec.json.encode(event), timestamp=stamp, headers=headers)
+
+
+@pytest.mark.parametrize(
+    ("text", "asked", "units", "traced"),
+    [
+        ("a location is chosen", "*", 2, {KEY: b"r"}),
+        ("a location is named", "STORE-A", 2, {KEY: b"r"}),
+        ("nobody has so many", "*", 9, {}),
+        ("nobody has so many there", "STORE-B", 9, {}),
+    ],
+)
+def test_a_request_hands_its_trace_to_the_record_that_it_changes(
+    text: str, asked: str, units: int, traced: dict[str, bytes]
+) -> None:
+    """Under the key where the units are held; a request that is rejected leads to no record."""
+    topics = {topic.name: position for position, topic in enumerate(KEYED_INPUTS)}
+    logic = KeepBalances(BalanceContext(Policies(), topics, 1, 1_000, BalanceStats(), lambda: NOW_US, raised, True))
+    logic.on_batch([Opened(Restored(0, 7, generation=1), (0,) * TOPIC_COUNT)])
+    said: dict[str, Any] = {"source": "s", "occurred_at": START, "sku": "SKU-1"}
+    receipt = WmsReceipt(id="1", location="STORE-A", units=5, **said)
+    wanted = ReservationRequested(id="2", location=asked, reservation="R", units=units, mode="ship", **said)
+    logic.on_batch([Batch(7, [told(0, WMS_MOVEMENTS.name, receipt, b"w")])])
+    [change], _ = logic.on_batch([Batch(7, [told(0, ORDER_RESERVATIONS.name, wanted, b"r")])])
+    assert change.traces == traced, text

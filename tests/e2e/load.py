@@ -14,6 +14,7 @@ import msgspec
 from confluent_kafka import KafkaError, Producer
 from confluent_kafka import Message as KafkaMessage
 
+from schemas.records import moment
 from schemas.topics import (
     KEYED_INPUTS,
     ORDER_RESERVATIONS,
@@ -64,6 +65,7 @@ class Sent:
     record: Record
     partition: int
     offset: int
+    stamped: datetime | None = None
 
     @property
     def place(self) -> tuple[str, int, int]:
@@ -108,7 +110,7 @@ class Sending:
             if error is not None or partition is None or offset is None:
                 self.failures.append(f"{record.topic}: {error or 'acknowledged without an offset'}")
             else:
-                sent = Sent(record, partition, offset)
+                sent = Sent(record, partition, offset, moment(message.timestamp()[1] * 1_000))
                 self.sent.append(sent)
                 if delivered_to is not None:
                     delivered_to.append(sent)
@@ -196,7 +198,7 @@ class Sending:
     def facts(self) -> list[Fact]:
         """What must count, as the oracle reads it."""
         return [
-            Fact(sent.record.topic, sent.offset, sent.record.message)
+            Fact(sent.record.topic, sent.offset, sent.record.message, sent.stamped)
             for sent in self.sent
             if isinstance(sent.record.message, StockFact | Item)
         ]

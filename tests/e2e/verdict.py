@@ -19,7 +19,7 @@ from schemas.topics import AVAILABILITY, DEAD_LETTERS, RESERVATION_VERDICTS, STO
 from stock.events import PolicySet, SourceAlive
 from tests.e2e.harness import POLL_INTERVAL_S, Stage
 from tests.e2e.load import Record, Sending, utc_now
-from tests.oracle import Expected, Key, Promises, disagreements, expected, promises
+from tests.oracle import Expected, Key, Promises, broken_promises, disagreements, expected, promises
 
 SETTLE_TIMEOUT_S = 20.0
 FLUX = timedelta(seconds=2)  # A hold that ends so close to the reading may be seen open or ended.
@@ -71,6 +71,7 @@ def compare(
     newest = newest_records(stage.read(AVAILABILITY))
     problems = [f"audit: {text}" for text in report.differences]
     answers = [json.loads(record.value) for record in stage.read(RESERVATION_VERDICTS) if record.value is not None]
+    problems += broken_promises(sending.facts, promises(answers))
     wrong = oracle_problems(sending, newest, before - FLUX, utc_now() + skew + FLUX, promises(answers))
     problems += [f"oracle: {text}" for text in wrong]
     if report.events != len(sending.keyed):

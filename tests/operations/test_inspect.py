@@ -286,20 +286,79 @@ def test_an_unknown_sku_or_location_gets_advice() -> None:
     assert "1 records of it are in the input topics" in advice(waiting, None)
 
 
+def test_requests_are_told_where_they_were_promised_something() -> None:
+    """Whatever location they asked for; they move nothing, and what they hold is told as any hold."""
+    anywhere = fact("reservation.requested", 1, 2, location="*", reservation="R-1")
+    too_many = fact("reservation.requested", 2, 99, location="*", reservation="R-2")
+    refused = fact("reservation.requested", 3, 99, reservation="R-3")
+    told = place(found_after(COUNT, anywhere, too_many, refused))
+    assert [(one.id, one.on_hand, one.outcome) for one in told.movements if one.type == "reservation.requested"] == [
+        (refused.id, 0, "applied"),
+        (anywhere.id, 0, "applied"),
+    ]
+    assert [(one.kind, one.id, one.units) for one in told.bound] == [("hold", "R-1", 2)]
+
+
+COMING = (
+    fact("inbound.expected", 1, 5, eta=at(NOW + 100)),
+    fact("inbound.expected", 1, 3, eta=at(NOW + 200), inbound="J"),
+)
+
+# Facts and settings beside 8 that are announced, then what can be promised from each date on.
+PROMISES: list[tuple[str, tuple[StockFact, ...], tuple[Setting, ...], list[int]]] = [
+    ("stock and what comes", (COUNT,), (), [15, 18]),
+    ("what is short comes first", (COUNT, hold(1, 12)), (), [3, 6]),
+    ("what is kept back is kept back then too", (COUNT, hold(1, 9)), (policy("keep", safety_stock=3),), [3, 6]),
+    ("the mode that keeps less back", (COUNT,), (policy("keep", {"mode": "ship"}, safety_stock=9),), [15, 18]),
+    ("never counted: not known", (fact("pos.sale", 0, 1),), (), []),
+    ("nothing is sold here", (COUNT,), (location("A", ship=False, pickup=False),), []),
+    ("only pick-up", (COUNT,), (location("A", ship=False), policy("keep", {"mode": "pickup"}, buffer=4)), [11, 14]),
+]
+
+
+@pytest.mark.parametrize(("text", "facts", "settings", "units"), PROMISES, ids=[row[0] for row in PROMISES])
+def test_it_tells_what_can_be_promised_by_date(
+    text: str, facts: tuple[StockFact, ...], settings: tuple[Setting, ...], units: list[int]
+) -> None:
+    """At one location, from each announced date on."""
+    told = place(found_after(*facts, *COMING, settings=settings)).atp
+    assert [one.units for one in told] == units, text
+    assert [one.at for one in told] == [at(NOW + 100), at(NOW + 200)][: len(units)]
+
+
+def test_what_is_late_is_not_promised() -> None:
+    """It may never come; without a date nothing is, either."""
+    late = fact("inbound.expected", 1, 5, eta=at(NOW - 1))
+    sometime = fact("transfer.shipped", 1, 2, location="B", to_location="A")
+    assert place(found_after(COUNT, late, sometime)).atp == []
+
+
 def test_both_ways_of_telling_have_everything() -> None:
     """The JSON holds the whole answer; the table names status, policy, hold, fact and version."""
     found = found_after(
-        COUNT, hold(1, 2, reservation="R-1"), settings=(policy("keep", safety_stock=9), location("A", pickup=False))
+        COUNT,
+        hold(1, 2, reservation="R-1"),
+        COMING[0],
+        settings=(policy("keep", safety_stock=9), location("A", pickup=False)),
     )
     answer = asked(found)
     told: dict[str, Any] = json.loads(as_json(answer))
     assert told["known"] is True
     assert told["places"][0]["ship"]["policy"] == "keep"
+    assert told["places"][0]["atp"] == [{"at": "2026-11-22T10:11:40Z", "units": 4}]
     assert micros(answer.as_of) == us(NOW)
     console = Console(file=io.StringIO(), width=200)
     console.print(render(answer))
     text = console.file.getvalue()  # type: ignore[attr-defined]
-    for expected in ("withheld_by_safety_stock", "by policy keep", "R-1", "wms.count", "version 1", "location_off"):
+    for expected in (
+        "withheld_by_safety_stock",
+        "by policy keep",
+        "R-1",
+        "wms.count",
+        "version 1",
+        "location_off",
+        "promised by date",
+    ):
         assert expected in text
 
 

@@ -25,7 +25,7 @@ from stock.events import ReservationRenewed, ReservationRequested
 from stock.ledger import APPLIED, DEAD_LETTER, DUPLICATE, OUTCOMES
 from tests.alerts_oracle import alert_problems
 from tests.network_oracle import expected_networks, network_disagreements
-from tests.oracle import Fact, disagreements, expected, first_tellings, promises
+from tests.oracle import Fact, broken_promises, disagreements, expected, first_tellings, promises
 from tests.simulation.kafka import Record
 
 if TYPE_CHECKING:
@@ -108,15 +108,13 @@ def _answers(run: Simulation) -> list[dict[str, Any]]:
 
 def _unanswered(run: Simulation, facts: list[Fact]) -> list[str]:
     """Every request has an answer, and all its answers are alike."""
-    try:
-        given = promises(_answers(run))
-    except AssertionError as error:
-        return [f"verdicts: {error}"]
-    return [
+    given = promises(_answers(run))
+    missing = [
         f"verdicts: {event.sku} {event.reservation} {event.line} {event.id} has no answer"
         for event in first_tellings(facts)
         if isinstance(event, ReservationRequested) and (event.sku, event.reservation, event.line, event.id) not in given
     ]
+    return missing or [f"verdicts: {text}" for text in broken_promises(facts, given)]
 
 
 def _networks_against_oracle(run: Simulation) -> list[str]:

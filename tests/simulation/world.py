@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from schemas.events import Refusal, decode_setting
+from schemas.records import moment
 from schemas.state import CLAIM_KEY, open_envelope
 from schemas.topics import (
     AVAILABILITY,
@@ -245,7 +246,7 @@ class Simulation:
         if isinstance(message, StockFact):
             partition = partition_of(message.sku, self.plan.partitions)
             record = self.broker.append(topic, partition, key.encode(), value, (), "shop")
-            fact = Fact(topic, record.offset, message)
+            fact = Fact(topic, record.offset, message, moment(record.timestamp_ms * 1_000))
             self.told.facts.append((record.order, fact))
             self.told.placed.append((partition, fact))
         elif isinstance(message, ItemSet | Delisted):

@@ -70,7 +70,7 @@ class Life:
         name, key, value = to_wire(told.message)
         if isinstance(told.message, StockFact | ItemSet | Delisted):
             topic = TOPICS[name]
-            fact = Fact(name, len(self.inputs[topic]), told.message)
+            fact = Fact(name, len(self.inputs[topic]), told.message, told.at)
             self.inputs[topic].append(Record(value, micros(told.at), fact, key.encode()))
         else:
             for change in self.policies.advance(us(self.now)):

@@ -155,6 +155,24 @@ def test_next_inbound_is_the_earliest_to_come() -> None:
     assert desk.record(A, 91).next_inbound_at == at(200)
 
 
+def test_a_delivery_that_is_put_off_again_and_again_has_one_timer() -> None:
+    """And says once that it is late, at the time told last."""
+    desk = told(RECEIPT, shipped(1, 3, eta=60))
+    for second in range(2, 300):
+        desk.tell(fact("transfer.rescheduled", second, eta=at(1_000 - second), location="B"))
+        desk.tell(expected(second, 4, 2_000 - second, location="B"))
+    supply = desk.ledger.supply
+    assert (len(supply._etas), len(supply._etas._heap) < 100) == (2, True)
+    assert list(supply.advance(us(700))) == []
+    assert list(supply.advance(us(5_000))) == [(B, us(701)), (B, us(1_701))]
+
+
+def test_a_transfer_to_two_places_is_late_at_each() -> None:
+    """At its own time."""
+    desk = told(RECEIPT, shipped(1, 2, eta=60), shipped(1, 2, eta=90, to_location="C"))
+    assert list(desk.ledger.supply.advance(us(100))) == [(B, us(60)), ("SKU|C", us(90))]
+
+
 def restarted(desk: Desk, left_out: str = "") -> Desk:
     """Another process with what the first one has flushed, without one of its keys."""
     records = {key: packed for key, packed in desk.ledger.flush() if packed is not None and key != left_out}

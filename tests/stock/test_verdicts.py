@@ -7,13 +7,22 @@ from typing import Any
 
 import pytest
 
-from stock import commitments
+from stock import commitments, promises
 from stock.events import Coordinates, ItemSet, LocationSet, PolicySet, StockFact
 from stock.ledger import Ledger, LimitReached
 from stock.policies import Policies
-from stock.times import HOUR_US
-from stock.verdicts import ANSWERED_HORIZON_US, Alternative, Decision, distance_km, is_verdict_key
-from tests.stock.facts import Desk, at, fact, hold, location, policy, rules, told, us
+from stock.promises import ANSWERED_HORIZON_US
+from stock.times import HOUR_US, micros
+from stock.verdicts import (
+    NODE_ORDER,
+    Alternative,
+    Decision,
+    distance_km,
+    is_verdict_key,
+    node_order,
+    verdict_key,
+)
+from tests.stock.facts import Desk, at, fact, hold, location, policy, renewed, rules, told, us
 
 A, B = "SKU|A", "SKU|B"
 
@@ -39,8 +48,9 @@ def desk(*settings: PolicySet | LocationSet) -> Desk:
 
 
 def answers(desk: Desk) -> list[Decision]:
-    """What waits to be answered, once."""
+    """What waits to be answered, once; then it is."""
     found, desk.ledger.answers = desk.ledger.answers, []
+    desk.ledger.verdicts.answered(verdict_key(sku, one.source, one.id) for sku, one in found)
     return [decision for _, decision in found]
 
 
@@ -167,6 +177,70 @@ def test_among_equals_the_kind_decides(mode: str, first: str) -> None:
     assert answers(here)[0].location == first
 
 
+# An order of criteria, and who then ships 4, or a part of 20 which nobody has, of what there is: 5 in the shop PARIS, 9
+# in the warehouse LYON, 3 in the shop LILLE, which is the nearest.
+ORDERS: list[Any] = [
+    case("as usual: who has the whole line, then the nearest", "whole,most,near,kind,id", 4, "PARIS"),
+    case("the nearest, whatever it has", "near,whole", 4, "LILLE"),
+    case("warehouses first", "whole,warehouse,near", 4, "LYON"),
+    case("shops first", "whole,store,near", 4, "PARIS"),
+    case("by what they are, for the mode", "whole,kind,near", 4, "LYON"),
+    case("who has most left", "stock", 4, "LYON"),
+    case("who has most of what is wanted: both have all", "most,id", 4, "LYON"),
+    case("by id alone", "id", 4, "LILLE"),
+    case("nobody has the whole line: who has most of it", "whole,most,near,kind,id", 20, "LYON"),
+    case("nobody has the whole line, and the nearest will do", "whole,near", 20, "LILLE"),
+]
+
+
+@pytest.mark.parametrize(("order", "units", "chosen"), ORDERS)
+def test_the_order_of_nodes_is_a_setting(order: str, units: int, chosen: str) -> None:
+    """Each criterion decides among those that are equal by all before it."""
+    settings = (point("PARIS", PARIS), point("LYON", LYON, kind="warehouse"), point("LILLE", LILLE))
+    here = Desk(Ledger(rules(*settings), node_order=node_order(order)))
+    here.tell(stock(5, "PARIS"), stock(9, "LYON"), stock(3, "LILLE"))
+    here.tell(request(1, units, location="*", near=Coordinates(*LILLE), partial=True))
+    assert [answer.location for answer in answers(here)] == [chosen]
+
+
+def test_whoever_cannot_help_is_not_chosen() -> None:
+    """However near: who has too little is passed over, unless a part will do."""
+    settings = (point("PARIS", PARIS), point("LILLE", LILLE), point("LYON", LYON))
+    here = Desk(Ledger(rules(*settings), node_order=("near", "id")))
+    here.tell(stock(5, "PARIS"), stock(3, "LILLE"), fact("wms.count", 0, 0, location="LYON"))
+    near = Coordinates(*LILLE)
+    here.tell(request(1, 4, location="*", near=near), request(2, 4, location="*", near=near, reservation="Q"))
+    here.tell(request(3, 4, location="*", near=Coordinates(*LYON), reservation="P", partial=True))
+    told = [(answer.verdict, answer.location, answer.available) for answer in answers(here)]
+    assert told == [("accepted", "PARIS", 5), ("rejected", "*", 3), ("partial", "PARIS", 1)]
+
+
+@pytest.mark.parametrize("text", ["", "whole,", "fastest", "near,near", "whole;near", "NEAR"])
+def test_an_order_that_makes_no_sense_is_refused(text: str) -> None:
+    """With what is allowed."""
+    with pytest.raises(ValueError, match=r"comma list without repetition of: whole, most, near, kind"):
+        node_order(text)
+
+
+def test_an_order_always_ends_with_the_id() -> None:
+    """There is only one answer; the default is written out in full."""
+    assert node_order(" near , whole ") == ("near", "whole", "id")
+    assert node_order(",".join(NODE_ORDER)) == NODE_ORDER
+
+
+def test_policies_keep_locations_out_of_the_choice() -> None:
+    """By location, kind, channel or mode: `enabled: false` excludes, and more safety stock makes one less eager."""
+    here = desk(
+        policy("p", {"location": "A", "channel": "web"}, enabled=False),
+        policy("q", {"location": "B", "mode": "pickup"}, safety_stock=9),
+    )
+    here.tell(stock(9, "A"), stock(9, "B"), stock(5, "C"))
+    web, store = {"location": "*", "channel": "web"}, {"location": "*", "channel": "store"}
+    here.tell(request(1, 1, mode="pickup", **web), request(2, 1, reservation="Q", **web))
+    here.tell(request(3, 1, reservation="P", **store))
+    assert [answer.location for answer in answers(here)] == ["C", "B", "A"]
+
+
 def test_distances_are_those_of_the_earth() -> None:
     """Within a percent; unknown points are infinitely far."""
     assert distance_km(Coordinates(*PARIS), point("L", LYON)) == pytest.approx(392, rel=0.01)
@@ -190,12 +264,99 @@ def test_a_repeat_gets_the_same_answer() -> None:
     assert here.record(A).committed == 5
 
 
-def test_another_request_for_the_same_line_replaces_the_hold() -> None:
-    """If it can be granted; if not, what was promised stays."""
+# What happens to the hold R of 3 units, then what another request for 3 of it is told, and what is bound then.
+AGAIN: list[Any] = [
+    case("nothing happened", [], ("accepted", 3, True), 3),
+    case("half of it was sold", [fact("pos.sale", 2, 2, reservation="R")], ("accepted", 3, True), 1),
+    case("all of it was sold", [fact("pos.sale", 2, 3, reservation="R")], ("accepted", 3, True), 0),
+    case("it was allocated", [fact("order.allocated", 2, 3, reservation="R")], ("accepted", 3, True), 3),
+    case("allocated and shipped", [fact("order.allocated", 2, 3, reservation="R"), fact("wms.shipment", 3, 3,
+         order_line="L")], ("accepted", 3, True), 0),
+    case("a part was released", [fact("reservation.released", 2, 2)], ("partial", 1, True), 1),
+    case("all of it was released", [fact("reservation.released", 2)], ("accepted", 3, False), 3),
+    case("all of it, bit by bit", [fact("reservation.released", 2, 1), fact("reservation.released", 3, 2)],
+         ("accepted", 3, False), 3),
+    case("sold and then released", [fact("pos.sale", 2, 1, reservation="R"), fact("reservation.released", 3)],
+         ("accepted", 3, False), 3),
+    case("released long before", [fact("reservation.released", -5)], ("accepted", 3, True), 3),
+    case("it has ended", [renewed(2, 4)], ("accepted", 3, False), 3),
+    case("it was renewed and has ended", [renewed(2, 4), renewed(3, 5)], ("accepted", 3, False), 3),
+    case("somebody else decided since", [hold(2, 1)], ("accepted", 3, False), 3),
+    case("somebody else decided before", [hold(0, 1)], ("accepted", 3, True), 3),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("since", "told", "bound"), AGAIN)
+def test_a_line_has_one_promise_while_it_stands(since: list[StockFact], told: tuple[Any, ...], bound: int) -> None:
+    """Under whatever id it is asked for again; released, ended or replaced it is decided anew."""
     here = desk()
-    here.tell(stock(5), request(1, 3), request(2, 5), request(3, 6))
+    here.tell(stock(9), request(1, 3), *since, request(10, 3))
+    first, again = answers(here)
+    assert (again.verdict, again.units, again.repeats) == told
+    assert first.id != again.id
+    assert here.record(A, 10).committed == bound
+
+
+def test_who_asks_for_more_than_was_promised_is_told_what_was() -> None:
+    """As a part of it; nothing more is held. Who asks for less, or elsewhere, is told where how much is held."""
+    here = desk()
+    here.tell(stock(9), stock(9, "B"), request(1, 3), request(2, 5), request(3, 2), request(4, 3, location="B"))
+    told = [(answer.verdict, answer.units, answer.location, answer.reason) for answer in answers(here)]
+    assert told == [
+        ("accepted", 3, "A", None),
+        ("partial", 3, "A", "already_promised"),
+        ("accepted", 3, "A", None),
+        ("accepted", 3, "A", None),
+    ]
+    assert (here.record(A).committed, here.record(B).committed) == (3, 0)
+
+
+def test_a_refused_request_may_ask_again() -> None:
+    """Nothing was promised, so it is decided by what there is now."""
+    here = desk()
+    here.tell(stock(2), request(1, 3), fact("wms.receipt", 2, 1), request(3, 3))
+    assert [answer.verdict for answer in answers(here)] == ["rejected", "accepted"]
+    assert here.record(A).committed == 3
+
+
+def test_a_promise_outlives_what_was_told_before_it() -> None:
+    """A release that stands before the request in the log takes nothing from it, whatever time it names."""
+    here = desk()
+    here.tell(stock(1), request(1, 1), fact("reservation.released", 5), request(5, 1), request(6, 1, reservation="Q"))
     assert [answer.verdict for answer in answers(here)] == ["accepted", "accepted", "rejected"]
-    assert here.record(A).committed == 5
+    assert (here.record(A).committed, here.record(A).shortage) == (1, 0)
+
+
+# What stands before the request for 3 units in the log, what behind it, and what is bound then.
+AROUND: list[Any] = [
+    case("a release of a later time before it", [hold(1, 5), fact("reservation.released", 9)], [], 3),
+    case("a newer statement before it", [hold(9, 1)], [], 3),
+    case("an allocation before it", [hold(1, 5), fact("order.allocated", 9, 2, reservation="R")], [], 5),
+    case("a release of its own moment behind it", [], [fact("reservation.released", 5)], 0),
+    case("a release of an earlier moment behind it", [], [fact("reservation.released", 4)], 3),
+    case("released before and behind it", [hold(1, 5), fact("reservation.released", 9)],
+         [fact("reservation.released", 6)], 0),
+    case("a newer statement behind it", [], [hold(6, 1)], 1),
+    case("an older statement behind it", [], [hold(4, 1)], 3),
+    case("a sale that claims it, known before", [fact("pos.sale", 6, 2, reservation="R")], [], 1),
+    case("a sale of an earlier hold, by a clock ahead", [hold(1, 5), fact("pos.sale", 5, 2, reservation="R")], [], 3),
+    case("the same, told later", [hold(1, 5)], [fact("pos.sale", 5, 2, reservation="R")], 3),
+    case("a sale after its record, though there was an earlier hold", [hold(1, 5)],
+         [fact("pos.sale", 6, 2, reservation="R")], 1),
+    case("a sale that claims it, told later", [], [fact("pos.sale", 6, 2, reservation="R")], 1),
+    case("a sale of what was held before it", [fact("pos.sale", 4, 2, reservation="R")], [], 3),
+    case("a sale of what was held before it, told later", [], [fact("pos.sale", 4, 2, reservation="R")], 3),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("before", "behind", "bound"), AROUND)
+def test_a_promise_stands_behind_everything_that_its_topic_said_before(
+    before: list[StockFact], behind: list[StockFact], bound: int
+) -> None:
+    """By offset; what comes later, and other topics, whose order nobody knows, count by time."""
+    here = desk()
+    here.tell(stock(20), *before, request(5, 3), *behind)
+    assert here.record(A).committed == bound
 
 
 def test_a_hold_that_was_granted_lives_like_any_other() -> None:
@@ -221,6 +382,170 @@ def test_only_one_can_have_the_last_unit() -> None:
         verdicts = sorted(answer.verdict for answer in answers(here))
         assert verdicts == ["accepted", "rejected"]
         assert here.record(f"SKU-{race}|A").shortage == 0
+
+
+# A policy and what is told, then the request, and its verdict, units and backordered units.
+OWN: list[Any] = [
+    case("its own hold is not in its way", 5, [hold(1, 10, 5)], request(9, 10), ("accepted", 10, 5)),
+    case("nor below zero", 5, [hold(1, 10, 5), fact("pos.sale", 2, 5)], request(9, 5), ("accepted", 5, 5)),
+    case("another's is", 5, [hold(1, 10, reservation="Q")], request(9, 1), ("rejected", 0, 0)),
+    case("up to the limit", 5, [hold(1, 10, 5)], request(9, 11), ("rejected", 0, 0)),
+    case("a part, up to the limit", 5, [hold(1, 10, 5)], request(9, 11, partial=True), ("partial", 10, 5)),
+]
+
+
+@pytest.mark.parametrize(("limit", "facts", "wanted", "told"), OWN)
+def test_what_may_be_backordered_counts_everything_once(
+    limit: int, facts: list[StockFact], wanted: StockFact, told: tuple[Any, ...]
+) -> None:
+    """Of 5 on hand and a limit of 5, whoever asks may have 10, and nobody else."""
+    here = desk(policy("p", backorder_limit=limit))
+    here.tell(stock(5), *facts, wanted)
+    [answer] = answers(here)
+    assert (answer.verdict, answer.units, answer.backordered) == told
+
+
+def test_a_promise_that_is_not_held_yet_counts_against_the_backorders() -> None:
+    """A decision survived and its hold did not: what is left of the limit is left once."""
+    early, promised = request(1, 4, reservation="Q"), request(2, 7)
+    first = desk(policy("p", backorder_limit=5))
+    first.tell(stock(5))
+    first.next[2] = 1
+    first.tell(promised)
+    again = restarted(first, only_decisions=True)
+    again.ledger.policies.set_policy(policy("p", backorder_limit=5))
+    again.tell(stock(5), early, promised)
+    assert [answer.verdict for answer in answers(again)] == ["rejected", "accepted"]
+    assert again.record(A).shortage == 2
+
+
+def test_what_should_have_come_is_no_prospect() -> None:
+    """Neither as a date for a backorder nor as an alternative."""
+    here = desk(policy("p", backorder_limit=2))
+    here.tell(stock(1), fact("inbound.expected", 1, 5, eta=at(60)))
+    here.tell(request(100, 2), request(101, 9, reservation="Q"))
+    first, second = answers(here)
+    assert (first.backordered, first.expected_at_us) == (1, None)
+    assert [one.at_us for one in second.alternatives] == []
+
+
+# When the hold Q of all 3 units ends, what else is told of it, and if a request stamped at 100 can have them.
+BACKLOG: list[Any] = [
+    case("it has ended", 99, [], "accepted"),
+    case("it ends in that moment", 100, [], "accepted"),
+    case("it has not", 101, [], "rejected"),
+    case("it never does", None, [], "rejected"),
+    case("it was renewed in time", 99, [renewed(90, 200, reservation="Q")], "rejected"),
+    case("it was renewed, and has ended", 50, [renewed(40, 99, reservation="Q")], "accepted"),
+    case("it was renewed too late", 50, [renewed(60, 200, reservation="Q")], "accepted"),
+    case("it was used up", 99, [fact("pos.sale", 9, 3, reservation="Q")], "rejected"),
+    case("some of it was used", 99, [fact("pos.sale", 9, 1, reservation="Q")], "rejected"),
+]
+
+
+@pytest.mark.parametrize(("end", "facts", "verdict"), BACKLOG)
+def test_a_backlog_is_decided_as_of_its_records(end: float | None, facts: list[StockFact], verdict: str) -> None:
+    """While everything is read up to now, no hold ends; but one that had ended by then is not in the way."""
+    here = desk()
+    here.tell(stock(3), hold(1, 3, end, reservation="Q"), *facts)
+    assert here.ledger.commitments.clock_us == 0
+    here.tell(request(100, 3))
+    assert [answer.verdict for answer in answers(here)] == [verdict]
+    assert here.record(A, 100).shortage == 0
+
+
+def test_a_backlog_is_decided_as_it_would_have_been_at_once() -> None:
+    """Whatever order the times of its records have, and with whatever happens to the holds meanwhile."""
+    chance = random.Random(11)
+    for _ in range(300):
+        facts = [stock(6)]
+        for second in range(1, 40):
+            name = chance.choice("QPS")
+            made = chance.choice(
+                (
+                    hold(second, chance.randint(1, 3), second + chance.randint(1, 30), reservation=name),
+                    renewed(second, second + chance.randint(1, 30), reservation=name),
+                    fact("reservation.released", second, chance.randint(1, 2), reservation=name),
+                    request(second, chance.randint(1, 3), reservation=chance.choice("QPSR"), expires_at=at(second + 9)),
+                )
+            )
+            facts.append(made)
+        live, late = desk(), desk()
+        for one in facts:
+            live.ledger.advance(micros(one.occurred_at))
+            live.tell(one)
+            late.tell(one)
+        assert answers(live) == answers(late)
+        assert live.record(A, 100) == late.record(A, 100)
+
+
+def test_a_clock_ahead_ends_no_hold_for_anyone_but_its_own_promise() -> None:
+    """Units are free by the time of the record or now, whichever is earlier."""
+    here = desk()
+    here.tell(stock(3), hold(1, 3, 60, reservation="Q"))
+    here.ledger.apply(request(50, 3), 2, 1, us(50), us(9_999))
+    assert [answer.verdict for answer in answers(here)] == ["rejected"]
+
+
+def test_deciding_leaves_what_is_idle_alone() -> None:
+    """A SKU's own locations are looked at, none of those of other SKUs, and none is unpacked."""
+    here = desk()
+    here.tell(*(stock(5, f"L-{number}") for number in range(20)))
+    here.tell(*(fact("wms.receipt", 0, 1, sku=f"S-{number}", location=f"M-{number}") for number in range(50)))
+    again = restarted(here)
+    looked: list[str] = []
+    look = again.ledger.requests._look
+    again.ledger.requests._look = lambda key, *how: looked.append(key) or look(key, *how)  # type: ignore[func-returns-value]
+    again.next = here.next.copy()
+    again.ledger._active.clear()
+    again.tell(request(1, 5, location="*"))
+    assert sorted(looked) == sorted(f"SKU|L-{number}" for number in range(20))
+    assert len(again.ledger._active) == 1, "the one that was chosen"
+
+
+def test_decisions_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest go first; those whose hold is open stay, and those that nobody was told yet."""
+    monkeypatch.setattr(promises, "DECISIONS_MAX", 10)
+    here = desk()
+    here.tell(stock(5), request(0, 1))
+    for number in range(1, 100):
+        here.tell(request(number, 9, reservation=f"Q-{number}"))
+        if number != 50:
+            answers(here)
+    kept = [decision.reservation for decision in here.ledger.verdicts._known.values()]
+    assert kept[0] == "R"
+    assert kept[1:] == [f"Q-{number}" for number in range(91, 100)]
+    waiting = desk()
+    waiting.tell(*(request(number, 9, reservation=f"Q-{number}") for number in range(100)))
+    assert len(waiting.ledger.verdicts) == 100
+
+
+def test_a_repeat_of_what_was_forgotten_holds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same request is a duplicate all the same, as long as its id is remembered; it has no answer any more."""
+    monkeypatch.setattr(promises, "DECISIONS_MAX", 1)
+    here, wanted = desk(), request(1, 2)
+    here.tell(stock(5), wanted, fact("reservation.released", 2))
+    answers(here)
+    here.tell(request(3, 9, reservation="Q"), request(4, 9, reservation="P"))
+    answers(here)
+    assert here.tell(wanted) == ["duplicate"]
+    assert (answers(here), here.record(A).committed) == ([], 0)
+
+
+def test_an_old_request_keeps_its_decision_until_it_is_answered() -> None:
+    """One that waited in the log for days is answered again after a crash between its state and its answer."""
+    days = 5 * 86_400
+    facts = [stock(5), request(1, 4), request(2, 4, reservation="Q")]
+    first = told(*facts)
+    first.ledger.advance(us(days))  # everything is read: time goes on
+    again = restarted(first)
+    again.tell(*facts)
+    again.ledger.advance(us(days))
+    told_again = answers(again)
+    assert (told_again, len(told_again)) == (answers(first), 2)
+    again.tell(fact("reservation.released", days))
+    again.ledger.advance(us(2 * days))
+    assert len(again.ledger.verdicts) == 0
 
 
 # What a crash leaves
@@ -291,6 +616,9 @@ def test_answers_are_forgotten_when_nothing_hangs_on_them() -> None:
     here = desk()
     here.tell(stock(5), request(1, 4), request(2, 4, reservation="Q"))
     here.ledger.advance(us(2 * day))
+    assert len(here.ledger.verdicts) == 2, "nobody was told yet"
+    assert len(answers(here)) == 2
+    here.ledger.advance(us(2 * day) + HOUR_US)
     assert len(here.ledger.verdicts) == 1
     here.tell(fact("reservation.released", 2 * day))
     here.ledger.advance(us(3 * day) + HOUR_US)

@@ -91,3 +91,11 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     """By its name and the reason."""
     with pytest.raises(InvalidSettings, match=r"STOCKFLOW_REDIS_URL_FILE: cannot read .*: No such file"):
         load({"STOCKFLOW_REDIS_URL_FILE": str(tmp_path / "absent")})
+
+
+def test_the_order_of_nodes_is_read_and_checked() -> None:
+    """A criterion that does not exist is refused before anything is started."""
+    assert load({}).node_order == ("whole", "most", "near", "kind", "id")
+    assert load({"STOCKFLOW_NODE_ORDER": "whole,near,warehouse,most"}).node_order[-2:] == ("most", "id")
+    with pytest.raises(InvalidSettings, match=r"STOCKFLOW_NODE_ORDER='cheapest' must be a comma list .* of: whole"):
+        load({"STOCKFLOW_NODE_ORDER": "cheapest"})
