@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from heapq import heappop, heappush
 
 import msgspec
+from msgspec import structs
 
 from stock.orders import Fact, Hold, OrderLine
 from stock.times import HOUR_US
@@ -23,6 +24,9 @@ _LINE = "|\x1forder\x1f"
 _EXPIRE, _FORGET = 0, 1
 
 Change = tuple[str, int]  # key `sku|location`, units bound more (or, negative, fewer)
+
+_NO_CHANNELS: dict[str, int] = {}
+_NOTHING_TOLD: dict[str, str] = {}
 
 _encoder = msgspec.msgpack.Encoder()
 _hold_decoder = msgspec.msgpack.Decoder(Hold)
@@ -74,6 +78,12 @@ def check_order(key: str, packed: bytes, topics: int) -> None:
         reservation_in(key)
 
 
+def _pack(order: Hold | OrderLine) -> bytes:
+    """Its packed bytes; the last field, the channel, is left out where none is told, as before there were any."""
+    told = order.channel if isinstance(order, Hold) else order.channels
+    return _encoder.encode(order if told else structs.astuple(order)[:-1])
+
+
 def _unpacked(key: str, packed: bytes) -> Hold | OrderLine:
     return _hold_decoder.decode(packed) if _HOLD in key else _line_decoder.decode(packed)
 
@@ -87,6 +97,7 @@ class Commitments:
         self._orders: dict[str, Hold | OrderLine] = {}
         self._per_sku: dict[str, int] = {}
         self._units: dict[str, int] = {}
+        self._for_channels: dict[str, dict[str, int]] = {}  # by SKU, then channel: what is told to be for one
         self._timers: list[tuple[int, int, str]] = []
         self._dirty: dict[str, None] = {}
 
@@ -103,10 +114,19 @@ class Commitments:
         """Units bound at `sku|location`."""
         return self._units.get(key, 0)
 
+    def for_channel(self, sku: str, channel: str) -> int:
+        """Units of a SKU bound by the holds and allocations that were made for a channel, wherever they are."""
+        return self._for_channels.get(sku, _NO_CHANNELS).get(channel, 0)
+
     def open_at(self, key: str) -> tuple[str | None, int]:
         """Where a hold binds units now, by its state key, and how many."""
         hold = self._orders.get(key)
         return (hold.location, hold.open_units(self.clock_us)) if isinstance(hold, Hold) else (None, 0)
+
+    def channel_at(self, key: str) -> tuple[str | None, int]:
+        """The channel for which a hold binds units now, by its state key, and how many."""
+        hold = self._orders.get(key)
+        return (hold.channel, hold.open_units(self.clock_us)) if isinstance(hold, Hold) else (None, 0)
 
     def heard(self, key: str, topic: int) -> int:
         """Up to which offset of a topic a hold or order line has heard, by its state key; -1 if it is not known."""
@@ -123,8 +143,10 @@ class Commitments:
         """Whether a new hold or order line under this state key is one too many for the SKU."""
         return key not in self._orders and self._per_sku.get(sku, 0) >= ORDERS_PER_SKU_MAX
 
-    def tell_hold(self, sku: str, key: str, new: Fact, topic: int, offset: int) -> list[Change]:
-        """Let a hold take in a fact; what it binds more or less comes back."""
+    def tell_hold(
+        self, sku: str, key: str, new: Fact, topic: int, offset: int, channel: str | None = None
+    ) -> list[Change]:
+        """Let a hold take in a fact, told for a channel; what it binds more or less comes back."""
         hold = self._orders.get(key)
         if hold is None:
             hold = Hold([-1] * self._topics, [])
@@ -133,19 +155,25 @@ class Commitments:
         if offset <= hold.applied[topic]:
             return []
         before, was_at, was_end = hold.open_units(self.clock_us), hold.location, hold.expires_at_us
+        was_for = hold.channel
         hold.applied[topic] = offset
-        hold.add(new)
+        hold.add(new, channel)
         self._dirty[key] = None
         end_us = hold.expires_at_us
         if end_us is not None and end_us != was_end and end_us > self.clock_us:
             heappush(self._timers, (end_us, _EXPIRE, key))
         after = hold.open_units(self.clock_us)
+        if was_for is not None or hold.channel is not None:
+            self._bind_for(sku, was_for, -before)
+            self._bind_for(sku, hold.channel, after)
         if was_at == hold.location:
             return self._bind(sku, {hold.location: after - before})
         return self._bind(sku, {was_at: -before, hold.location: after})
 
-    def tell_line(self, sku: str, key: str, new: Fact, topic: int, offset: int) -> list[Change]:
-        """Let an order line take in a fact; what it binds more or less comes back."""
+    def tell_line(
+        self, sku: str, key: str, new: Fact, topic: int, offset: int, channel: str | None = None
+    ) -> list[Change]:
+        """Let an order line take in a fact, told for a channel; what it binds more or less comes back."""
         line = self._orders.get(key)
         if line is None:
             line = OrderLine([-1] * self._topics, [], {}, {})
@@ -153,11 +181,14 @@ class Commitments:
         assert isinstance(line, OrderLine)
         if offset <= line.applied[topic]:
             return []
-        before = line.left()
+        before, was_for = line.left(), line.channels
         line.applied[topic] = offset
-        line.add(new)
+        line.add(new, channel)
         self._dirty[key] = None
         after = line.left()
+        if was_for is not None or line.channels is not None:
+            self._bind_line_for(sku, was_for, before, -1)
+            self._bind_line_for(sku, line.channels, after, 1)
         return self._bind(sku, {at: after.get(at, 0) - before.get(at, 0) for at in {**before, **after}})
 
     def next_timer_us(self) -> int | None:
@@ -182,6 +213,7 @@ class Commitments:
             elif isinstance(order, Hold) and order.expires_at_us == due_us > self.clock_us and key not in ended:
                 ended.add(key)
                 if order.left and order.location is not None:
+                    self._bind_for(key.partition("|")[0], order.channel, -order.left)
                     [(at, _)] = self._bind(key.partition("|")[0], {order.location: -order.left})
                     yield at, reservation_in(key), due_us
         self.clock_us = now_us
@@ -190,7 +222,7 @@ class Commitments:
         """State records of everything that changed; None deletes."""
         for key in self._dirty:
             order = self._orders.get(key)
-            yield key, None if order is None else _encoder.encode(order)
+            yield key, None if order is None else _pack(order)
         self._dirty.clear()
 
     def restore(self, key: str, packed: bytes) -> None:
@@ -202,10 +234,12 @@ class Commitments:
         heappush(self._timers, (min(order.last_us(), self.clock_us) + CLOSED_HORIZON_US, _FORGET, key))
         if isinstance(order, OrderLine):
             self._bind(sku, dict(order.left()))
+            self._bind_line_for(sku, order.channels, order.left(), 1)
             return
         if order.expires_at_us is not None and order.expires_at_us > self.clock_us:
             heappush(self._timers, (order.expires_at_us, _EXPIRE, key))
         self._bind(sku, {order.location: order.open_units(self.clock_us)})
+        self._bind_for(sku, order.channel, order.open_units(self.clock_us))
 
     def rewrite(self, key: str) -> None:
         """Write this key again with the next flush: what stands on the topic is not ours."""
@@ -229,6 +263,23 @@ class Commitments:
                 del self._units[key]
             bound.append((key, units))
         return bound
+
+    def _bind_for(self, sku: str, channel: str | None, units: int) -> None:
+        """Count units that a channel binds more (or, negative, fewer)."""
+        if channel is None or units == 0:
+            return
+        of_sku = self._for_channels.setdefault(sku, {})
+        total = of_sku.get(channel, 0) + units
+        if total:
+            of_sku[channel] = total
+            return
+        del of_sku[channel]
+        if not of_sku:
+            del self._for_channels[sku]
+
+    def _bind_line_for(self, sku: str, channels: dict[str, str] | None, left: dict[str, int], sign: int) -> None:
+        for location, channel in (channels or _NOTHING_TOLD).items():
+            self._bind_for(sku, channel, sign * left.get(location, 0))
 
     def _forget(self, key: str, order: Hold | OrderLine, now_us: int) -> None:
         """Drop what is closed and no longer expects late facts; ask again later otherwise."""

@@ -37,7 +37,7 @@ from stock.commitments import (
     is_order_key,
     line_key,
 )
-from stock.effects import BASELINES, DIRECTIONS, Effect, effect_of, promise_of
+from stock.effects import BASELINES, DIRECTIONS, Effect, channel_of, effect_of, promise_of
 from stock.events import (
     Coordinates,
     InboundExpected,
@@ -53,11 +53,11 @@ from stock.events import (
     WmsReceipt,
 )
 from stock.items import ACTIVE, Items, check_item, is_item_key
-from stock.network import NETWORK_PREFIX, NOWHERE, Network, check_network
+from stock.network import NETWORK_PREFIX, Network, check_network
 from stock.policies import Policies
 from stock.recent import Recent, Row, check_chunk
 from stock.supply import Supply, check_supply, inbound_key, is_supply_key, transfer_key
-from stock.terms import Terms
+from stock.terms import NetworkTerms, Terms
 from stock.times import micros
 from stock.verdicts import (
     Decision,
@@ -66,6 +66,7 @@ from stock.verdicts import (
     check_decision,
     decide,
     distance_km,
+    fenced,
     is_verdict_key,
     offer_of,
     verdict_key,
@@ -183,7 +184,14 @@ class Ledger:
         self.answers: list[tuple[str, Decision]] = []  # SKU and decision of requests that wait for their answer
         self._places: dict[str, None] = {}  # every location of any balance
         self.alerts = Alerts()
-        self.network = Network(self.look, self._network_terms, self._dated_supply)
+        self.network = Network(
+            self._look_in,
+            self._network_terms,
+            self._dated_supply,
+            self.items.lifecycle,
+            self._channels_of,
+            self.commitments.for_channel,
+        )
         self._idle: dict[str, bytes] = {}
         self._active: dict[str, Balance] = {}
         self._fresh = 0
@@ -581,9 +589,21 @@ class Ledger:
             ACTIVE if item is None else item.lifecycle,
         )
 
-    def _network_terms(self, sku: str) -> Terms:
-        """What holds for a SKU where no location is asked for."""
-        return self.policies.terms(sku, NOWHERE, self.items.by_sku.get(sku))
+    def _look_in(self, key: str, channel: str | None) -> View:
+        """What a channel, or None for all, can sell at a known key, now; leaves idle balances packed."""
+        if channel is None:
+            return self.look(key)
+        sku, _, location = key.partition("|")
+        terms = self.policies.channel_terms(sku, location, channel, self.items.by_sku.get(sku))
+        return self._view(key, self._active.get(key) or unpack(self._idle[key]), terms)
+
+    def _network_terms(self, sku: str, channel: str | None) -> NetworkTerms:
+        """What holds for a SKU over all locations."""
+        return self.policies.network_terms(sku, channel, self.items.by_sku.get(sku))
+
+    def _channels_of(self, sku: str) -> tuple[str, ...]:
+        """The channels that policies name for a SKU."""
+        return self.policies.channels_of(sku, self.items.by_sku.get(sku))
 
     def _dated_supply(self, sku: str) -> list[tuple[int, int]]:
         """When what is on its way to any location of a SKU should arrive, with its units; what is late may never."""
@@ -662,7 +682,8 @@ class Ledger:
         """What every location of the SKU has for a request, under the policies of its channel."""
         sku, item = event.sku, self.items.by_sku.get(event.sku)
         lifecycle = ACTIVE if item is None else item.lifecycle
-        at, own = self.commitments.open_at(hold_key(sku, event.reservation, event.line))
+        hold = hold_key(sku, event.reservation, event.line)
+        at, own = self.commitments.open_at(hold)
         near = event.near or _point(self.policies.location(event.location))
         offers = []
         for location in self._places:
@@ -675,7 +696,7 @@ class Ledger:
             own_here = (own if location == at else 0) - self.verdicts.promised(key)
             km, coming = distance_km(near, described), self.supply.dated(key)
             offers.append(offer_of(seen, location, event.mode, own_here, km, described, coming, lifecycle))
-        return offers
+        return fenced(offers, event.mode, *self.network.fence(sku, event.channel, self.commitments.channel_at(hold)))
 
     def _promise(
         self, event: ReservationRequested, key: str, decision: Decision, topic: int, timestamp_us: int
@@ -685,7 +706,8 @@ class Ledger:
         if decision.units:
             at = f"{event.sku}|{decision.location}"
             self._await(at)
-            self._tell_others(event, promise_of(decision), topic, decision.offset, timestamp_us)
+            promised = promise_of(decision, channel_of(event))
+            self._tell_others(event, promised, topic, decision.offset, timestamp_us)
             _heard(self.balance(at), topic, decision.occurred_us)
             self._dirty[at] = None
             self.touched.setdefault(at, timestamp_us)
@@ -738,14 +760,14 @@ class Ledger:
 
     def _tell_others(self, event: Any, effect: Effect, topic: int, offset: int, timestamp_us: int) -> None:
         """Let the holds, order lines, transfers and inbounds that a fact names take it in."""
-        sku = event.sku
+        sku, channel = event.sku, effect.channel
         changed: list[str] = []
         if effect.hold is not None:
             key = hold_key(sku, event.reservation, event.line)
-            changed += [at for at, _ in self.commitments.tell_hold(sku, key, effect.hold, topic, offset)]
+            changed += [at for at, _ in self.commitments.tell_hold(sku, key, effect.hold, topic, offset, channel)]
         if effect.line is not None:
             key = line_key(sku, event.order_line)
-            changed += [at for at, _ in self.commitments.tell_line(sku, key, effect.line, topic, offset)]
+            changed += [at for at, _ in self.commitments.tell_line(sku, key, effect.line, topic, offset, channel)]
         if effect.transfer is not None:
             key = transfer_key(sku, event.transfer)
             changed += self.supply.tell_transfer(sku, key, effect.transfer, topic, offset)

@@ -61,7 +61,8 @@ F = TypeVar("F", bound=_Named)
 class Hold(Struct, gc=False, array_like=True):
     """A reservation line: soft, at one location, ending by itself at `expires_at_us` (None: never).
 
-    `applied` holds per keyed input the highest offset whose fact is in here.
+    `applied` holds per keyed input the highest offset whose fact is in here. `channel`: for which the statement that
+    holds was made, None if it did not tell.
     """
 
     applied: list[int]
@@ -70,11 +71,14 @@ class Hold(Struct, gc=False, array_like=True):
     left: int = 0
     expires_at_us: int | None = None
     base: tuple[str | None, int, int | None] = (None, 0, None)
+    channel: str | None = None
 
-    def add(self, new: Fact) -> bool:
-        """Take a fact in and fold anew; False if this very fact was in already."""
+    def add(self, new: Fact, channel: str | None = None) -> bool:
+        """Take a fact, told for a channel, in and fold anew; False if this very fact was in already."""
         if not insert(self.facts, new):
             return False
+        if new.kind == "stated" and (channel or self.channel) and new is _newest_statement(self.facts):
+            self.channel = channel
         if len(self.facts) > FACTS_MAX:
             self.base = self._folded(self.facts[: FACTS_MAX // 2])
             del self.facts[: FACTS_MAX // 2]
@@ -106,17 +110,24 @@ class Hold(Struct, gc=False, array_like=True):
 
 
 class OrderLine(Struct, gc=False, array_like=True):
-    """The allocations of one order line, per location `[left, taken]` in units."""
+    """The allocations of one order line, per location `[left, taken]` in units.
+
+    `channels`: by location, for which the allocation was made; None where none told. Arrivals tell of none.
+    """
 
     applied: list[int]
     facts: list[Fact]
     cells: dict[str, list[int]]
     base: dict[str, list[int]]
+    channels: dict[str, str] | None = None
 
-    def add(self, new: Fact) -> bool:
-        """Take a fact in and fold anew; False if this very fact was in already."""
+    def add(self, new: Fact, channel: str | None = None) -> bool:
+        """Take a fact, told for a channel, in and fold anew; False if this very fact was in already."""
         if not insert(self.facts, new):
             return False
+        if new.kind == "stated" and (channel or self.channels) and new is _newest_statement(self.facts, new.location):
+            told = {**(self.channels or {}), new.location: channel}
+            self.channels = {at: name for at, name in told.items() if name} or None
         if len(self.facts) > FACTS_MAX:
             self.base = self._folded(self.facts[: FACTS_MAX // 2])
             del self.facts[: FACTS_MAX // 2]
@@ -153,6 +164,11 @@ class OrderLine(Struct, gc=False, array_like=True):
                     cell[1] += moved if f.kind == "taken" else 0
                 units -= moved
         return cells
+
+
+def _newest_statement(facts: list[Fact], location: str | None = None) -> Fact | None:
+    """The statement that holds, of all or at one location."""
+    return next((f for f in reversed(facts) if f.kind == "stated" and location in (None, f.location)), None)
 
 
 def _own_first(own: str, cells: dict[str, list[int]]) -> list[str]:

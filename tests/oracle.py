@@ -176,7 +176,11 @@ def promises(verdicts: Iterable[Mapping[str, Any]]) -> Promises:
 
 
 def expected(
-    history: Iterable[Fact], settings: Iterable[Setting], now: datetime, promises: Promises | None = None
+    history: Iterable[Fact],
+    settings: Iterable[Setting],
+    now: datetime,
+    promises: Promises | None = None,
+    channel: str | None = None,
 ) -> dict[Key, Expected]:
     """The record that every published (sku, location) must have at `now`.
 
@@ -186,6 +190,7 @@ def expected(
         now: the moment that decides which holds and dated policies have ended.
         promises: how requests were answered, which depends on what was known then and is taken as it is; None if
             nothing was granted.
+        channel: whose policies count, too; no such record is published, but networks are made of them.
     """
     in_force = settings_in_force(settings)
     history = list(history)
@@ -209,7 +214,7 @@ def expected(
             coming = coming_to(location, facts_here, under_way)
             returned = [back for transfer in under_way for back in transfer.returned if back.location == location]
             result[sku, location] = record(
-                sku, location, facts_here, committed_here, coming, returned, in_force, now, items.get(sku)
+                sku, location, facts_here, committed_here, coming, returned, in_force, now, items.get(sku), channel
             )
     return result
 
@@ -238,6 +243,7 @@ def kept_promises(facts: Iterable[StockFact], given: Promises | None) -> list[St
                     units=granted.units,
                     mode=fact.mode,
                     expires_at=fact.expires_at,
+                    channel=fact.channel,
                 )
             )
     return kept
@@ -499,6 +505,13 @@ def committed_by_location(facts: list[StockFact], now: datetime) -> dict[str, in
     return dict(committed)
 
 
+def committed_for(channel: str, facts: list[StockFact], now: datetime) -> int:
+    """The same over all locations, of what was created or allocated for one channel."""
+    open_holds = [hold for hold in holds(facts) if hold.expires_at is None or now < hold.expires_at]
+    cells = [cell for line in order_lines(facts).values() for cell in line.values()]
+    return sum(one.left for one in [*open_holds, *cells] if one.channel == channel)
+
+
 @dataclass
 class Hold:
     """A reservation as far as its history has been read."""
@@ -506,6 +519,7 @@ class Hold:
     location: str
     left: int
     expires_at: datetime | None
+    channel: str | None
 
 
 def holds(facts: list[StockFact]) -> list[Hold]:
@@ -540,7 +554,7 @@ def fold_hold(mentions: list[StockFact]) -> Hold | None:
     hold: Hold | None = None
     for fact in sorted(mentions, key=place):
         if isinstance(fact, ReservationCreated):
-            hold = Hold(fact.location, fact.units, fact.expires_at)
+            hold = Hold(fact.location, fact.units, fact.expires_at, fact.channel)
         elif hold is None:
             continue
         elif isinstance(fact, ReservationRenewed):
@@ -564,6 +578,7 @@ class Cell:
 
     left: int
     taken: int = 0
+    channel: str | None = None
 
 
 def order_lines(facts: list[StockFact]) -> dict[str, dict[str, Cell]]:
@@ -599,7 +614,7 @@ def fold_order_line(mentions: list[StockFact]) -> dict[str, Cell]:
     cells: dict[str, Cell] = {}
     for fact in sorted(mentions, key=place):
         if isinstance(fact, OrderAllocated):
-            cells[fact.location] = Cell(left=fact.units)
+            cells[fact.location] = Cell(left=fact.units, channel=fact.channel)
             continue
         if isinstance(fact, TransferReceived):  # what arrives for an order line is bound on arrival
             cells.setdefault(fact.location, Cell(left=0)).left += fact.units
@@ -714,6 +729,7 @@ class Place:
     baseline: bool
     in_force: InForce
     now: datetime
+    channel: str | None = None
 
     @property
     def raw(self) -> int:
@@ -721,10 +737,12 @@ class Place:
         return self.physical - self.committed
 
     def policy_for(self, value: str, mode: str | None) -> PolicySet | None:
-        """The policy that supplies a value; without a mode, only policies that name none count."""
+        """The policy that supplies a value; without a mode, only policies that name none, nor a channel, count."""
         here = {"sku": self.sku, "location": self.location, "location_kind": "store"}
         if mode is not None:
             here["mode"] = mode
+            if self.channel is not None:
+                here["channel"] = self.channel
         if isinstance(self.item, ItemSet):
             here |= {"brand": self.item.brand, "category": self.item.category}
         described = self.in_force.locations.get(self.location)
@@ -819,12 +837,13 @@ def record(
     in_force: InForce,
     now: datetime,
     item: ItemSet | Delisted | None = None,
+    channel: str | None = None,
 ) -> Expected:
     """The record of one balance, from its own facts, what is committed there, and what comes or came back to it."""
     units_on_hand = on_hand(facts_here, returned)
     units_unavailable = unavailable(facts_here, returned)
     physical = units_on_hand - units_unavailable
-    place = Place(sku, location, item, physical, committed, has_baseline(facts_here), in_force, now)
+    place = Place(sku, location, item, physical, committed, has_baseline(facts_here), in_force, now, channel)
     ship = mode_answer("ship", place)
     pickup = mode_answer("pickup", place)
 
