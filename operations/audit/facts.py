@@ -94,6 +94,7 @@ FACT_SCHEMA: dict[str, pl.DataType] = {
     "to_location": pl.String(),
     "eta_us": pl.Int64(),
     "final": pl.Boolean(),
+    "channel": pl.String(),
 }
 
 
@@ -172,9 +173,12 @@ def judge_setting(record: LogRecord) -> Judged:
     refusal = _bad_common(decoded, record.timestamp_ms)
     if refusal is None and isinstance(decoded, events.LocationSet | events.SourceAlive):
         refusal = _bad_name(decoded.location, "location")
+    channel = decoded.scope.channel if isinstance(decoded, events.PolicySet) else None
+    if refusal is None and channel is not None:
+        refusal = "a channel called *" if channel == "*" else _bad_name(channel, "channel")
     if refusal is not None:
         return Judged(decoded, refusal)
-    doubt = _doubtful_ids(decoded)
+    doubt = _doubtful_ids(decoded) or (None if channel is None else _doubtful_name(channel))
     if isinstance(decoded, events.LocationSet | events.SourceAlive):
         doubt = doubt or _doubtful_name(decoded.location)
     if _setting_key(decoded) != (record.key or b"").decode(errors="replace"):
@@ -229,6 +233,7 @@ def row_of(record: LogRecord, message: events.Message, granted: Granted | None =
         getattr(message, "to_location", None),
         None if eta is None else micros(eta),
         getattr(message, "final", False),
+        message.channel,
     )
 
 
