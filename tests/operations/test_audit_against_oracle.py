@@ -108,7 +108,7 @@ def test_both_expect_the_same_records(seed: int) -> None:
 
 def test_a_channels_record_that_is_missing_or_stays_is_found() -> None:
     """What no policy names any more must be gone, what one names must be there, and say what its channel may sell."""
-    history = random_history(3, 200, WORLD)
+    history = random_history(4, 200, WORLD)
     findings = Findings()
     inputs, at_us = audited(history, findings), micros(history.now)
     recomputed = recompute(inputs.facts(), Moment(at_us, at_us))
