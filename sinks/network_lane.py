@@ -280,7 +280,8 @@ class NetworkLane:
 
     @staticmethod
     def _said(seen: NetworkView | None) -> Published:
-        return DELISTED if seen is None else (digest_of_network(seen), seen.statuses())
+        """What a record says, as an object of its own: an acknowledgement finds by it whether a newer one is sent."""
+        return (*DELISTED,) if seen is None else (digest_of_network(seen), seen.statuses())
 
     def _encoded(self, key: str, seen: NetworkView, cause: CauseValues | None, now_us: int) -> bytes:
         if self._counter == COUNTER_MAX:
