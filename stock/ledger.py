@@ -190,6 +190,7 @@ class Ledger:
             self._dated_supply,
             self.items.lifecycle,
             self._channels_of,
+            self.policies.channels,
             self.commitments.for_channel,
         )
         self._idle: dict[str, bytes] = {}

@@ -7,14 +7,14 @@ A channel that a policy names has sums of its own, of what its locations would s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Collection, Container, Iterable, Iterator
 
 import msgspec
 from msgspec import Struct
 
+from stock import items
 from stock.availability import LOW_STOCK, View
 from stock.events import Lifecycle
-from stock.items import DISCONTINUED
 from stock.sums import (
     COMMITTED,
     COUNTS,
@@ -30,8 +30,8 @@ from stock.sums import (
     UNKNOWN_SOMEHOW,
     Sums,
     counted,
-    status_of_mode,
-    units_of_mode,
+    mode_of,
+    sold_through,
 )
 from stock.terms import NetworkTerms
 
@@ -90,6 +90,7 @@ class Network:
         dated_supply: what is on its way to any location of a SKU and has a date.
         lifecycle: of a SKU.
         named: the channels that policies name for a SKU.
+        named_anywhere: those that they name at all, at any time.
         bound_for: units of a SKU that are bound for a channel.
     """
 
@@ -100,10 +101,12 @@ class Network:
         dated_supply: Callable[[str], Iterable[Supply]],
         lifecycle: Callable[[str], Lifecycle],
         named: Callable[[str], tuple[str, ...]],
+        named_anywhere: Collection[str],
         bound_for: Callable[[str, str], int],
     ) -> None:
         self._look, self._terms, self._dated_supply = look, terms, dated_supply
-        self._lifecycle, self._named, self._bound_for = lifecycle, named, bound_for
+        self._lifecycle, self._bound_for = lifecycle, bound_for
+        self._named, self._named_anywhere = named, named_anywhere
         self._keys: dict[str, str | list[str]] = {}  # by SKU: its only key, or all of them
         self._sums: dict[str, Sums] = {}
         self._summed = 0
@@ -173,15 +176,16 @@ class Network:
         counts = total[COUNTS]
         if not counted(counts, LISTED):
             return None
-        units_ship, base_ship = units_of_mode(total, counts, SHIP, terms.ship, reserved[0])
-        units_pickup, base_pickup = units_of_mode(total, counts, PICKUP, terms.pickup, reserved[1])
-        gone = not (units_ship and units_pickup) and self._lifecycle(sku) == DISCONTINUED
         before = was - 64 if was else 0
         low_ship, low_pickup = was != 0 and before >> 3 == LOW_STOCK, was != 0 and before & 7 == LOW_STOCK
-        base = max(base_ship, base_pickup)
+        ship, units_ship, base_ship = mode_of(total, counts, SHIP, terms.ship, reserved[0], low_ship)
+        pickup, units_pickup, base_pickup = mode_of(total, counts, PICKUP, terms.pickup, reserved[1], low_pickup)
+        if not (units_ship and units_pickup) and self._lifecycle(sku) == items.DISCONTINUED:
+            ship, pickup = sold_through(ship, counts, SHIP), sold_through(pickup, counts, PICKUP)
+        base = base_ship if base_ship > base_pickup else base_pickup
         return NetworkView(
-            status_of_mode(units_ship, counts, SHIP, terms.ship, low_ship, gone),
-            status_of_mode(units_pickup, counts, PICKUP, terms.pickup, low_pickup, gone),
+            ship,
+            pickup,
             units_ship,
             units_pickup,
             counted(counts, IN_STOCK_SOMEHOW),
@@ -198,8 +202,9 @@ class Network:
 
     def channels(self, sku: str) -> tuple[str, ...]:
         """The channels that have a record of a SKU, or whose record is still to be removed."""
-        named = self._named(sku)
-        told = self._told.get(sku) if self._told else None
+        if not self._named_anywhere and not self._told:
+            return ONE_CHANNEL
+        named, told = self._named(sku), self._told.get(sku)
         if not named and not told:
             return ONE_CHANNEL
         return (ALL_CHANNELS, *sorted({*named, *(told or ())}))

@@ -6,6 +6,7 @@ Time comes in by `advance`: policies begin and end by it, and feeds fall silent.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from datetime import datetime, timezone
 from heapq import heappop, heappush
 from itertools import product
@@ -28,6 +29,7 @@ _FOREVER = datetime.max.replace(tzinfo=timezone.utc)
 _Place = tuple[str | None, ...]  # sku, location, category, brand, region, location_kind
 _Feed = tuple[str, str]  # location and kind of a feed
 _Goods = tuple[str | None, str | None, str | None]  # sku, category, brand
+_ANY_GOODS: _Place = (None, None, None)  # of no channel, category or brand
 
 
 class Change(NamedTuple):
@@ -89,9 +91,9 @@ class Policies:
         return self._with_reorder_point > 0
 
     @property
-    def channels(self) -> frozenset[str]:
-        """The channels that any policy in force names."""
-        return frozenset(self._channels)
+    def channels(self) -> Collection[str]:
+        """The channels that any policy in force names, at any time."""
+        return self._channels.keys()
 
     def channels_of(self, sku: str, item: Item | None = None) -> tuple[str, ...]:
         """The channels that any policy in force names for this SKU, its category or brand, or for all goods."""
@@ -235,7 +237,10 @@ class Policies:
         Policies that name a location, a region or a kind of location have no say here. Whether a mode is off, and what
         may be sold without stock, each location says for itself.
         """
-        own, group = self._group(sku, channel if channel in self._channels else None, item)
+        if channel is None and (item is None or not self._with_item):
+            own, group = sku if sku in self._per_sku else None, _ANY_GOODS
+        else:
+            own, group = self._group(sku, channel if channel in self._channels else None, item)
         of_sku = self._of_networks.get(own)
         found = None if of_sku is None else of_sku.get(group)
         if found is None:

@@ -160,36 +160,31 @@ def _raw(mode: ModeView, counts: int, raw: int) -> int:
     return (min(0, raw) if to_come else raw) * counted(counts, _KNOWN)
 
 
-def units_of_mode(
-    total: Parts, counts: int, mode: int, terms: NetworkModeTerms, reserved: int
-) -> tuple[int | None, int]:
-    """What can be sold in one mode (None: nobody knows), and the same less what is short, where promises start.
+def mode_of(
+    total: Parts, counts: int, mode: int, terms: NetworkModeTerms, reserved: int, was_low: bool
+) -> tuple[int, int | None, int]:
+    """Status and units of one mode by the status table of a location, and those less what is short: for promises.
 
-    Either the sum of what each location may sell, or, where the network keeps a safety stock of its own, what is there
-    in all less that: then no location keeps any, and a shortage of one is filled by the others.
+    The units are either the sum of what each location may sell, or, where the network keeps a safety stock of its own,
+    what is there in all less that: then no location keeps any, and a shortage of one is filled by the others.
     """
-    if not counted(counts, _KNOWN + _PER_MODE * mode):
-        return (None if counted(counts, _UNKNOWN + _PER_MODE * mode) else 0), -total[SHORTAGE]
+    counts >>= _COUNT_BITS * _PER_MODE * mode
+    if not counted(counts, _KNOWN):
+        return (UNKNOWN, None, -total[SHORTAGE]) if counted(counts, _UNKNOWN) else (OUT_OF_STOCK, 0, -total[SHORTAGE])
     if terms.safety_stock is None:
-        units = base = total[mode] - reserved
-        base -= total[SHORTAGE]
+        units = total[mode] - reserved
+        base = units - total[SHORTAGE]
     else:
         units = base = total[_RAW_SHIP + mode] - terms.safety_stock - reserved
-    return max(0, units), base
-
-
-def status_of_mode(
-    units: int | None, counts: int, mode: int, terms: NetworkModeTerms, was_low: bool, discontinued: bool
-) -> int:
-    """The status of one mode, by the status table of a location; a SKU counts as discontinued with no units left."""
-    if units is None:
-        return UNKNOWN
     if units > 0:
         low = units <= terms.enter or (was_low and units < terms.exit)
-        return LOW_STOCK if low else IN_STOCK
-    counts >>= _COUNT_BITS * _PER_MODE * mode
+        return LOW_STOCK if low else IN_STOCK, units, base
     if counted(counts, _PREORDER):
-        return PREORDERABLE
-    if discontinued and counted(counts, _KNOWN):
-        return DISCONTINUED
-    return BACKORDERABLE if counted(counts, _BACKORDER) else OUT_OF_STOCK
+        return PREORDERABLE, 0, base
+    return BACKORDERABLE if counted(counts, _BACKORDER) else OUT_OF_STOCK, 0, base
+
+
+def sold_through(status: int, counts: int, mode: int) -> int:
+    """The status of one mode of a discontinued SKU: what is sold out anywhere else is at its end."""
+    sold_out = status in (BACKORDERABLE, OUT_OF_STOCK) and counted(counts, _KNOWN + _PER_MODE * mode)
+    return DISCONTINUED if sold_out else status

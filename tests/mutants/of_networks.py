@@ -139,7 +139,7 @@ NETWORKS = (
         "a_channel_that_is_gone_stays_published",
         "network: channels end",
         "The last record of a channel that no policy names stands for ever.",
-        (NETWORK, "        told = self._told.get(sku) if self._told else None\n", "        told = None\n"),
+        (NETWORK, "named, told = self._named(sku), self._told.get(sku)", "named, told = self._named(sku), None"),
         caught_by="tests/sinks/test_network_lane.py",
     ),
     bug(
