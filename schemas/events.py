@@ -187,6 +187,12 @@ def decode_setting(key: bytes | None, value: bytes, timestamp_us: int | None = N
         return _bad_name("location", setting.location)
     if isinstance(setting, events.PolicySet | events.PolicyRemoved) and not _is_id(setting.policy):
         return _bad_id("policy", setting.policy)
+    if isinstance(setting, events.PolicySet):
+        channel = setting.scope.channel
+        if channel == "*":
+            return Refusal("bad_field", "no channel is called *; a scope without a channel holds for all of them")
+        if channel is not None and not _NAME.fullmatch(channel):
+            return _bad_name("channel", channel)
     return setting
 
 

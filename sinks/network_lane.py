@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from heapq import heappop, heappush
 from typing import Protocol
 
@@ -35,6 +35,37 @@ _face_encoder = msgspec.msgpack.Encoder()
 def digest_of_network(seen: NetworkView) -> int:
     """A 64-bit digest of a network record's content."""
     return xxhash.xxh3_64_intdigest(_face_encoder.encode(seen))
+
+
+def network_record_of(
+    sku: str, channel: str, seen: NetworkView, cause: CauseValues, version: int, changed_at: datetime
+) -> NetworkAvailability:
+    """The network record of one SKU in one channel."""
+    kind, id, source, occurred_us = cause
+    occurred_at = moment(occurred_us)
+    assert occurred_at is not None
+    return NetworkAvailability(
+        version,
+        sku,
+        channel,
+        STATUSES[seen.status],
+        STATUSES[seen.ship],
+        STATUSES[seen.pickup],
+        seen.available_to_ship,
+        seen.available_in_store,
+        seen.locations_in_stock,
+        seen.locations_unknown,
+        seen.on_hand,
+        seen.committed,
+        seen.in_transit,
+        seen.inbound,
+        moment(seen.next_inbound_at_us),
+        [Promise(moment(at_us) or EPOCH, units) for at_us, units in seen.atp],
+        seen.shortage,
+        seen.backorder_left,
+        Cause(kind, id, source, occurred_at),
+        changed_at,
+    )
 
 
 class NetworkWire(Protocol):
@@ -145,20 +176,32 @@ class NetworkLane:
         if before is None or (cause is not None and before[0] not in _KEPT_CAUSES):
             self._touched[sku] = cause
 
-    def look_at(self, sku: str) -> None:
-        """Publish a SKU if its network is not what was last published."""
-        for channel in self._network.channels(sku):
+    def look_at(self, sku: str, cause: CauseValues | None) -> int:
+        """Publish a SKU if one of its networks is not what was last published, by rules that may have changed.
+
+        Returns:
+            How many networks were looked at.
+        """
+        channels = self._network.channels(sku)
+        self._network.forget_channels(sku)
+        for channel in channels:
             key = f"{sku}|{channel}"
             before = self._latest.get(key) or self._network.published(key)
             seen = self._network.view(sku, channel, before[1], keep=False)
             if self._said(seen) != before:
-                self.touch(sku, None)
+                self.touch(sku, cause)
+        return len(channels)
+
+    def has_channels(self, sku: str) -> bool:
+        """Whether a SKU has another network than that of all channels."""
+        return self._network.channels(sku) is not ONE_CHANNEL
 
     def show_again(self, keys: Iterable[str]) -> None:
         """Publish our truth of these keys anew: somebody else's record stands after ours."""
         for key in keys:
             sku = key.partition("|")[0]
             if self._network.keys_of(sku):
+                self._network.recall(key)
                 self._forced.add(key)
                 self.touch(sku, None)
 
@@ -237,40 +280,17 @@ class NetworkLane:
 
     @staticmethod
     def _said(seen: NetworkView | None) -> Published:
-        return DELISTED if seen is None else (digest_of_network(seen), seen.statuses())
+        """What a record says, as an object of its own: an acknowledgement finds by it whether a newer one is sent."""
+        return (*DELISTED,) if seen is None else (digest_of_network(seen), seen.statuses())
 
     def _encoded(self, key: str, seen: NetworkView, cause: CauseValues | None, now_us: int) -> bytes:
         if self._counter == COUNTER_MAX:
             raise OverflowError("the version counter of this generation is used up; a restart claims a new one")
         self._counter += 1
         sku, _, channel = key.partition("|")
-        kind, id, source, occurred_us = cause or self._newest_cause(sku) or ("unknown", "", "stockflow", now_us)
-        occurred_at = moment(occurred_us)
-        assert occurred_at is not None
-        return encode(
-            NetworkAvailability(
-                self._generation << 32 | self._counter,
-                sku,
-                channel,
-                STATUSES[seen.status],
-                STATUSES[seen.ship],
-                STATUSES[seen.pickup],
-                seen.available_to_ship,
-                seen.available_in_store,
-                seen.locations_in_stock,
-                seen.locations_unknown,
-                seen.on_hand,
-                seen.committed,
-                seen.in_transit,
-                seen.inbound,
-                moment(seen.next_inbound_at_us),
-                [Promise(moment(at_us) or EPOCH, units) for at_us, units in seen.atp],
-                seen.shortage,
-                seen.backorder_left,
-                Cause(kind, id, source, occurred_at),
-                EPOCH + timedelta(microseconds=now_us),
-            )
-        )
+        known = cause or self._newest_cause(sku) or ("unknown", "", "stockflow", now_us)
+        version = self._generation << 32 | self._counter
+        return encode(network_record_of(sku, channel, seen, known, version, EPOCH + timedelta(microseconds=now_us)))
 
     def _kept_cause(self, key: str, cause: CauseValues | None) -> CauseValues | None:
         """The cause of a key's next record: a receipt or return that waited is not forgotten for what came later."""
@@ -320,7 +340,8 @@ class NetworkLane:
             # The broker took it for a repeat, of which it may not have the original: say it again.
             self.show_again([key])
             return
-        self._network.acknowledge(key, *said)
+        if value is not None or key in self._latest or not self._network.drop(key):
+            self._network.acknowledge(key, *said)
         self._on_published(self._partition, key, value, offset)
 
     # Cuts

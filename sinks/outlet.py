@@ -236,6 +236,7 @@ class _Sweep:
     cause: CauseValues | None = None  # of all that have no other
     keys: list[str] = field(default_factory=list)
     at: int = 0
+    networks: set[str] = field(default_factory=set)  # SKUs with channels that were looked at
 
 
 @dataclass
@@ -513,8 +514,12 @@ class Outlet:
             else:
                 continue
             looked += 1
-            if (sweep.skus is not None or sweep.all_keys) and self.ledger.network.is_first(sku, key):
-                self.network.look_at(sku)  # rules about no location are a network's as well
+            if sweep.skus is not None or sweep.all_keys:
+                if self.ledger.network.is_first(sku, key):
+                    looked += self.network.look_at(sku, cause) - 1  # rules about no location are a network's as well
+            elif sku not in sweep.networks and self.network.has_channels(sku):
+                sweep.networks.add(sku)  # a channel may see of a location what its own record does not tell
+                looked += self.network.look_at(sku, cause)
             if self.ledger.differs(key, digest_of):
                 if cause is not None:
                     self.ledger.set_cause(key, cause)

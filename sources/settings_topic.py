@@ -139,10 +139,10 @@ class SettingsTopic:
         if isinstance(setting, PolicySet):
             replaced = self._policies.set_policy(setting)
             scopes = [setting.scope] if replaced is None else [setting.scope, replaced]
-            return [Change(scope.sku, scope.location, cause) for scope in scopes]
+            return [Change.inside(scope, cause) for scope in scopes]
         assert isinstance(setting, PolicyRemoved)
         removed = self._policies.remove_policy(setting.policy)
-        return [] if removed is None else [Change(removed.sku, removed.location, cause)]
+        return [] if removed is None else [Change.inside(removed, cause)]
 
     def _remove(self, key: str) -> list[Change]:
         kind, _, name = key.partition(":")
@@ -151,7 +151,7 @@ class SettingsTopic:
             return [Change(None, name, None)]
         if kind == "policy":
             removed = self._policies.remove_policy(name)
-            return [] if removed is None else [Change(removed.sku, removed.location, None)]
+            return [] if removed is None else [Change.inside(removed, None)]
         if kind == "alive":
             location, _, feed = name.rpartition(":")
             if self._policies.remove_alive(location, feed):

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from heapq import heapify, heappop, heappush
 
 import msgspec
+from msgspec import structs
 
 from stock.orders import Fact, Hold, OrderLine
 from stock.times import HOUR_US
@@ -23,6 +24,9 @@ _LINE = "|\x1forder\x1f"
 _EXPIRE, _FORGET = 0, 1
 
 Change = tuple[str, int]  # key `sku|location`, units bound more (or, negative, fewer)
+
+_NO_CHANNELS: dict[str, int] = {}
+_NOTHING_TOLD: dict[str, str] = {}
 
 _encoder = msgspec.msgpack.Encoder()
 _hold_decoder = msgspec.msgpack.Decoder(Hold)
@@ -78,6 +82,18 @@ def check_order(key: str, packed: bytes, topics: int) -> None:
         reservation_in(key)
 
 
+def _pack(order: Hold | OrderLine) -> bytes:
+    """A hold or order line without the last of its fields that say nothing."""
+    values = structs.astuple(order)
+    length = len(values)
+    while not values[length - 1] and length > _FIELDS_MIN:
+        length -= 1
+    return _encoder.encode(values[:length])
+
+
+_FIELDS_MIN = 4  # of an order line, without what has a default
+
+
 def _unpacked(key: str, packed: bytes) -> Hold | OrderLine:
     return _hold_decoder.decode(packed) if _HOLD in key else _line_decoder.decode(packed)
 
@@ -99,6 +115,7 @@ class Commitments:
         self._orders: dict[str, Hold | OrderLine] = {}
         self._per_sku: dict[str, int] = {}
         self._units: dict[str, int] = {}
+        self._for_channels: dict[str, dict[str, int]] = {}  # by SKU, then channel: what is told to be for one
         self._timers: list[tuple[int, int, str]] = []
         self._dirty: dict[str, None] = {}
         # What ends after the clock and before `_ahead_us`, by key and hold: end and units; and their timers.
@@ -150,6 +167,10 @@ class Commitments:
             return bound - self._ahead_units[key]
         return bound - sum(units for end_us, units in over.values() if end_us <= at_us)
 
+    def for_channel(self, sku: str, channel: str) -> int:
+        """Units of a SKU bound by the holds and allocations that were made for a channel, wherever they are."""
+        return self._for_channels.get(sku, _NO_CHANNELS).get(channel, 0)
+
     def open_at(self, key: str, at_us: int = 0) -> tuple[str | None, int]:
         """Where a hold binds units at a time, or now if that is later, by its state key, and how many."""
         hold = self._orders.get(key)
@@ -159,6 +180,11 @@ class Commitments:
         """How much of the promise of a request stands in the hold of this state key; see `Hold.promised`."""
         hold = self._orders.get(key)
         return hold.promised(source, id, units, at_us) if isinstance(hold, Hold) else 0
+
+    def channel_at(self, key: str, at_us: int = 0) -> tuple[str | None, int]:
+        """For which channel a hold binds units at a time, or now if that is later, and how many; by its state key."""
+        hold = self._orders.get(key)
+        return (hold.channel, hold.open_units(max(self.clock_us, at_us))) if isinstance(hold, Hold) else (None, 0)
 
     def heard(self, key: str, topic: int) -> int:
         """Up to which offset of a topic a hold or order line has heard, by its state key; -1 if it is not known."""
@@ -176,9 +202,19 @@ class Commitments:
         return key not in self._orders and self._per_sku.get(sku, 0) >= ORDERS_PER_SKU_MAX
 
     def tell_hold(
-        self, sku: str, key: str, new: Fact, topic: int, offset: int, promised_us: int | None = None
+        self,
+        sku: str,
+        key: str,
+        new: Fact,
+        topic: int,
+        offset: int,
+        channel: str | None = None,
+        promised_us: int | None = None,
     ) -> list[Change]:
-        """Let a hold take in a fact, maybe a promise as in `Hold.add`; what it binds more or less comes back."""
+        """Let a hold take in a fact, told for a channel and maybe a promise as in `Hold.add`.
+
+        What it binds more or less comes back.
+        """
         hold = self._orders.get(key)
         if hold is None:
             hold = Hold([-1] * self._topics, [])
@@ -187,8 +223,9 @@ class Commitments:
         if offset <= hold.applied[topic]:
             return []
         before, was_at, was_end = hold.open_units(self.clock_us), hold.location, hold.expires_at_us
+        was_for = hold.channel
         hold.applied[topic] = offset
-        hold.add(new, promised_us)
+        hold.add(new, channel, promised_us)
         self._dirty[key] = None
         end_us = hold.expires_at_us
         if end_us is not None and end_us != was_end and end_us > self.clock_us:
@@ -196,12 +233,17 @@ class Commitments:
         if self._ahead_us:
             self._note_ahead(key)
         after = hold.open_units(self.clock_us)
+        if was_for is not None or hold.channel is not None:
+            self._bind_for(sku, was_for, -before)
+            self._bind_for(sku, hold.channel, after)
         if was_at == hold.location:
             return self._bind(sku, {hold.location: after - before})
         return self._bind(sku, {was_at: -before, hold.location: after})
 
-    def tell_line(self, sku: str, key: str, new: Fact, topic: int, offset: int) -> list[Change]:
-        """Let an order line take in a fact; what it binds more or less comes back."""
+    def tell_line(
+        self, sku: str, key: str, new: Fact, topic: int, offset: int, channel: str | None = None
+    ) -> list[Change]:
+        """Let an order line take in a fact, told for a channel; what it binds more or less comes back."""
         line = self._orders.get(key)
         if line is None:
             line = OrderLine([-1] * self._topics, [], {}, {})
@@ -209,11 +251,14 @@ class Commitments:
         assert isinstance(line, OrderLine)
         if offset <= line.applied[topic]:
             return []
-        before, then = line.left(), self._left_then(sku, line)
+        before, was_for, then = line.left(), line.channels, self._left_then(sku, line)
         line.applied[topic] = offset
-        line.add(new)
+        line.add(new, channel)
         self._dirty[key] = None
         after = line.left()
+        if was_for is not None or line.channels is not None:
+            self._bind_line_for(sku, was_for, before, -1)
+            self._bind_line_for(sku, line.channels, after, 1)
         bound = self._bind(sku, {at: after.get(at, 0) - before.get(at, 0) for at in {**before, **after}})
         return bound + self._allocate_then(then, self._left_then(sku, line))
 
@@ -241,6 +286,7 @@ class Commitments:
             elif isinstance(order, Hold) and order.expires_at_us == due_us > self.clock_us and key not in ended:
                 ended.add(key)
                 if order.left and order.location is not None:
+                    self._bind_for(key.partition("|")[0], order.channel, -order.left)
                     [(at, _)] = self._bind(key.partition("|")[0], {order.location: -order.left})
                     yield at, reservation_in(key), due_us
         self.clock_us = now_us
@@ -249,7 +295,7 @@ class Commitments:
         """State records of everything that changed; None deletes."""
         for key in self._dirty:
             order = self._orders.get(key)
-            yield key, None if order is None else _encoder.encode(order)
+            yield key, None if order is None else _pack(order)
         self._dirty.clear()
 
     def restore(self, key: str, packed: bytes) -> None:
@@ -262,10 +308,12 @@ class Commitments:
         if isinstance(order, OrderLine):
             self._lines.setdefault(sku, []).append(key)
             self._bind(sku, dict(order.left()))
+            self._bind_line_for(sku, order.channels, order.left(), 1)
             return
         if order.expires_at_us is not None and order.expires_at_us > self.clock_us:
             heappush(self._timers, (order.expires_at_us, _EXPIRE, key))
         self._bind(sku, {order.location: order.open_units(self.clock_us)})
+        self._bind_for(sku, order.channel, order.open_units(self.clock_us))
 
     def restored(self) -> None:
         """Balances and their counts are back, too."""
@@ -349,6 +397,23 @@ class Commitments:
                 self._then[key] = self._then.get(key, 0) + units
                 changed.append((key, 0))
         return changed
+
+    def _bind_for(self, sku: str, channel: str | None, units: int) -> None:
+        """Count units that a channel binds more (or, negative, fewer)."""
+        if channel is None or units == 0:
+            return
+        of_sku = self._for_channels.setdefault(sku, {})
+        total = of_sku.get(channel, 0) + units
+        if total:
+            of_sku[channel] = total
+            return
+        del of_sku[channel]
+        if not of_sku:
+            del self._for_channels[sku]
+
+    def _bind_line_for(self, sku: str, channels: dict[str, str] | None, left: dict[str, int], sign: int) -> None:
+        for location, channel in (channels or _NOTHING_TOLD).items():
+            self._bind_for(sku, channel, sign * left.get(location, 0))
 
     def _forget(self, key: str, order: Hold | OrderLine, now_us: int) -> None:
         """Drop what is closed and no longer expects late facts; ask again later otherwise."""

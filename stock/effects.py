@@ -26,6 +26,7 @@ class Effect(Struct, frozen=True, gc=False):
     `baseline`: from now on the stock is known. `echo`: other topics may tell of the same units under it, and only the
     most that one of them tells moves on_hand and states. `promised_us`: the hold was granted to a request of this
     timestamp.
+    `channel`: for which a hold or allocation is made.
     """
 
     time_us: int
@@ -41,6 +42,7 @@ class Effect(Struct, frozen=True, gc=False):
     inbound: Fact | None = None
     echo: str | None = None
     promised_us: int | None = None
+    channel: str | None = None
 
 
 def effect_of(event: e.StockFact) -> Effect:
@@ -161,7 +163,7 @@ def _status_changed(event: e.WmsStatusChanged) -> Effect:
 def _created(event: e.ReservationCreated) -> Effect:
     time_us = micros(event.occurred_at)
     end_us = None if event.expires_at is None else micros(event.expires_at)
-    return Effect(time_us, hold=_told(event, "stated", event.units, time_us, end_us))
+    return Effect(time_us, hold=_told(event, "stated", event.units, time_us, end_us), channel=channel_of(event))
 
 
 def _renewed(event: e.ReservationRenewed) -> Effect:
@@ -177,7 +179,8 @@ def _released(event: e.ReservationReleased) -> Effect:
 def _allocated(event: e.OrderAllocated) -> Effect:
     time_us = micros(event.occurred_at)
     hold = None if event.reservation is None else _told(event, "taken", event.units, time_us)
-    return Effect(time_us, hold=hold, line=_told(event, "stated", event.units, time_us))
+    line = _told(event, "stated", event.units, time_us)
+    return Effect(time_us, hold=hold, line=line, channel=channel_of(event))
 
 
 def _deallocated(event: e.OrderDeallocated) -> Effect:
@@ -185,12 +188,18 @@ def _deallocated(event: e.OrderDeallocated) -> Effect:
     return Effect(time_us, line=_told(event, "returned", event.units, time_us))
 
 
-def promise_of(decision: Decision) -> Effect:
-    """The effect of a request that was granted, in whole or in part: a hold."""
+def channel_of(event: e.StockFact) -> str | None:
+    """The channel that a fact binds units for; None if it names none that a policy can name."""
+    channel = event.channel
+    return channel if channel and len(channel) <= e.CHANNEL_LENGTH_MAX else None
+
+
+def promise_of(decision: Decision, channel: str | None) -> Effect:
+    """The effect of a request that was granted, in whole or in part: a hold for the request's channel."""
     time_us, end_us = decision.occurred_us, decision.expires_at_us
     told = fact("stated", time_us, decision.source, decision.id, decision.location, decision.units, end_us)
     told = structs.replace(told, topic=e.TOPIC_OF[e.ReservationRequested])
-    return Effect(time_us, hold=told, promised_us=decision.decided_us)
+    return Effect(time_us, hold=told, promised_us=decision.decided_us, channel=channel)
 
 
 _EFFECTS: dict[type, Callable[[Any], Effect]] = {

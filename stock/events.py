@@ -13,6 +13,7 @@ from msgspec import Meta, Struct
 
 UNITS_MAX = 1_000_000_000  # Above any real stock; keeps every sum far inside 64 bits.
 ID_LENGTH_MAX = 256  # Ids are kept for the dedup horizon, so their size is bounded.
+CHANNEL_LENGTH_MAX = 128  # Of a channel that a policy names, as of a SKU: it is part of a key.
 
 Units = Annotated[int, Meta(ge=1, le=UNITS_MAX)]
 CountedUnits = Annotated[int, Meta(ge=0, le=UNITS_MAX)]

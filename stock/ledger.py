@@ -51,7 +51,7 @@ from stock.echoes import (
     moves,
     state_moves,
 )
-from stock.effects import BASELINES, DIRECTIONS, Effect, effect_of, promise_of
+from stock.effects import BASELINES, DIRECTIONS, Effect, channel_of, effect_of, promise_of
 from stock.events import (
     InboundExpected,
     ItemSet,
@@ -65,12 +65,12 @@ from stock.events import (
     WmsReceipt,
 )
 from stock.items import ACTIVE, Items, check_item, is_item_key
-from stock.network import NETWORK_PREFIX, NOWHERE, Network, check_network
+from stock.network import NETWORK_PREFIX, Network, check_network
 from stock.policies import Policies
 from stock.recent import Recent, Row, check_chunk
 from stock.requests import Requests
 from stock.supply import Supply, check_supply, inbound_key, is_supply_key, transfer_key
-from stock.terms import Terms
+from stock.terms import NetworkTerms, Terms
 from stock.times import micros
 from stock.verdicts import NODE_ORDER, Decision, check_decision, is_verdict_key, verdict_key
 
@@ -190,7 +190,15 @@ class Ledger:
         self.items = Items()
         self.items_changed: dict[str, Cause | None] = {}  # SKUs of which all keys need another look, and why
         self.alerts = Alerts()
-        self.network = Network(self.look, self._network_terms, self._dated_supply)
+        self.network = Network(
+            self._look_in,
+            self._network_terms,
+            self._dated_supply,
+            self.items.lifecycle,
+            self._channels_of,
+            self.policies.channels,
+            self.commitments.for_channel,
+        )
         self.requests = Requests(
             policies,
             self.items,
@@ -199,6 +207,7 @@ class Ledger:
             _ORDERS,
             self.network.keys_of,
             self._look_under,
+            self.network.fence,
             node_order,
         )
         self.verdicts = self.requests.verdicts
@@ -643,9 +652,21 @@ class Ledger:
     def _look_under(self, key: str, terms: Terms, committed: int) -> View:
         return self._view(key, self._active.get(key) or unpack(self._idle[key]), terms, committed)
 
-    def _network_terms(self, sku: str) -> Terms:
-        """What holds for a SKU where no location is asked for."""
-        return self.policies.terms(sku, NOWHERE, self.items.by_sku.get(sku))
+    def _look_in(self, key: str, channel: str | None) -> View:
+        """What a channel, or None for all, can sell at a known key, now; leaves idle balances packed."""
+        if channel is None:
+            return self.look(key)
+        sku, _, location = key.partition("|")
+        terms = self.policies.channel_terms(sku, location, channel, self.items.by_sku.get(sku))
+        return self._view(key, self._active.get(key) or unpack(self._idle[key]), terms)
+
+    def _network_terms(self, sku: str, channel: str | None) -> NetworkTerms:
+        """What holds for a SKU over all locations."""
+        return self.policies.network_terms(sku, channel, self.items.by_sku.get(sku))
+
+    def _channels_of(self, sku: str) -> tuple[str, ...]:
+        """The channels that policies name for a SKU."""
+        return self.policies.channels_of(sku, self.items.by_sku.get(sku))
 
     def _dated_supply(self, sku: str) -> list[tuple[int, int]]:
         """When what is on its way to any location of a SKU should arrive, with its units; what is late may never."""
@@ -736,7 +757,8 @@ class Ledger:
         if decision.units and not decision.repeats:
             at = f"{event.sku}|{decision.location}"
             self._await(at)
-            self._tell_others(event, promise_of(decision), topic, decision.offset, timestamp_us)
+            promised = promise_of(decision, channel_of(event))
+            self._tell_others(event, promised, topic, decision.offset, timestamp_us)
             _heard(self.balance(at), topic, decision.occurred_us)
             self._dirty[at] = None
             self.touched.setdefault(at, timestamp_us)
@@ -815,15 +837,15 @@ class Ledger:
 
     def _tell_others(self, event: Any, effect: Effect, topic: int, offset: int, timestamp_us: int) -> None:
         """Let the holds, order lines, transfers and inbounds that a fact names take it in."""
-        sku = event.sku
+        sku, channel = event.sku, effect.channel
         changed: list[str] = []
         if effect.hold is not None:
             key = hold_key(sku, event.reservation, event.line)
-            bound = self.commitments.tell_hold(sku, key, effect.hold, topic, offset, effect.promised_us)
+            bound = self.commitments.tell_hold(sku, key, effect.hold, topic, offset, channel, effect.promised_us)
             changed += [at for at, _ in bound]
         if effect.line is not None:
             key = line_key(sku, event.order_line)
-            changed += [at for at, _ in self.commitments.tell_line(sku, key, effect.line, topic, offset)]
+            changed += [at for at, _ in self.commitments.tell_line(sku, key, effect.line, topic, offset, channel)]
         if effect.transfer is not None:
             key = transfer_key(sku, event.transfer)
             changed += self.supply.tell_transfer(sku, key, effect.transfer, topic, offset)

@@ -2,52 +2,55 @@
 
 A network owns no stock: it is computed from the views of the locations. The sums of a SKU are kept while it is in use
 and built anew from all its locations otherwise; each change then costs the same, however many locations there are.
+A channel that a policy names has sums of its own, of what its locations would say if its policies held everywhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Collection, Container, Iterable, Iterator
 
 import msgspec
 from msgspec import Struct
 
-from stock.availability import (
-    BACKORDERABLE,
-    DISCONTINUED,
-    IN_STOCK,
-    LOW_STOCK,
-    OUT_OF_STOCK,
-    PREORDERABLE,
-    UNKNOWN,
-    ModeView,
-    View,
+from stock import items
+from stock.availability import LOW_STOCK, View
+from stock.events import Lifecycle
+from stock.sums import (
+    COMMITTED,
+    COUNTS,
+    IN_STOCK_SOMEHOW,
+    INBOUND,
+    LEFT,
+    LISTED,
+    ON_HAND,
+    PICKUP,
+    SHIP,
+    SHORTAGE,
+    TRANSIT,
+    UNKNOWN_SOMEHOW,
+    Sums,
+    counted,
+    mode_of,
+    sold_through,
 )
-from stock.terms import ModeTerms, Terms
+from stock.terms import NetworkTerms
 
 ALL_CHANNELS = "*"
 ONE_CHANNEL = (ALL_CHANNELS,)
 LOCATIONS_SUMMED_MAX = 5_000  # Locations whose part in the sums is kept per partition; about 400 bytes each.
-NOWHERE = ""  # The location of a question about no location: none can have this name.
 
 # Stored. State keys of the partition: what was last published of `sku|channel`. Programs that do not know them leave
 # them alone, as all keys that begin with a bar.
 NETWORK_PREFIX = "|network|"
 
+Fence = tuple[NetworkTerms, tuple[int, int]]  # and units reserved for others, by mode
 Supply = tuple[int, int]  # when (microseconds), units
 Published = tuple[int, int]  # digest and statuses of the newest acknowledged record; (0, 0) if there is none
 
-_OFF = frozenset({"location_off", "excluded"})
+_ALL = f"|{ALL_CHANNELS}"
 _NOTHING: Published = (0, 0)
-
-# The parts of a location in the sums, by position.
-_SHIP, _PICKUP, _RAW_SHIP, _RAW_PICKUP, _COUNTS, _ON_HAND, _COMMITTED, _SHORTAGE, _LEFT, _TRANSIT, _INBOUND = range(11)
-_Parts = tuple[int, int, int, int, int, int, int, int, int, int, int]
-_ZERO: _Parts = (0,) * 11
-# `_COUNTS` counts locations by what holds for them, each in its own bits of one number, so that one addition moves all.
-_COUNT_BITS = 24
-_KNOWN, _UNKNOWN, _PREORDER, _DISCONTINUED, _BACKORDER = range(5)  # of ship; of pickup `_PER_MODE` later
-_PER_MODE = 5
-_IN_STOCK_SOMEHOW, _UNKNOWN_SOMEHOW, _LISTED = range(2 * _PER_MODE, 2 * _PER_MODE + 3)
+_NOTHING_RESERVED = (0, 0)
+_NOBODY: tuple[str | None, int] = (None, 0)
 
 
 class NetworkView(Struct, gc=False, array_like=True):
@@ -78,59 +81,37 @@ class NetworkView(Struct, gc=False, array_like=True):
         return 64 + self.ship * 8 + self.pickup
 
 
-class _Sums:
-    """The sums of one SKU, what each location has put into them, and what some of them say since (`heard`)."""
-
-    __slots__ = ("expected", "heard", "parts", "total")
-
-    def __init__(self) -> None:
-        self.total = _ZERO
-        self.parts: dict[str, _Parts] = {}
-        self.heard: dict[str, View] = {}
-        self.expected: dict[str, int] = {}  # when the next supply arrives, by key, where there is one
-
-    def put(self, key: str, seen: View) -> None:
-        """Let a location say what it says now."""
-        parts = _parts(seen)
-        was = self.parts.get(key, _ZERO)
-        if parts != was:
-            self.total = _moved(self.total, parts, was)
-        self.parts[key] = parts
-        if seen.next_inbound_at_us is not None:
-            self.expected[key] = seen.next_inbound_at_us
-        elif self.expected:
-            self.expected.pop(key, None)
-
-    def catch_up(self) -> None:
-        """Take in what was heard: several changes of a location between two records are one."""
-        if self.heard:
-            for key, seen in self.heard.items():
-                self.put(key, seen)
-            self.heard.clear()
-
-
 class Network:
     """The network of one partition's SKUs; not thread-safe.
 
     Args:
-        look: what can be sold at a key now.
-        terms: what holds for a SKU where no location is asked for.
+        look: what can be sold at a key now, in a channel or (None) in none.
+        terms: what holds for a SKU over all locations, likewise.
         dated_supply: what is on its way to any location of a SKU and has a date.
+        lifecycle: of a SKU.
+        named: the channels that policies name for a SKU.
+        named_anywhere: those that they name at all, at any time.
+        bound_for: units of a SKU that are bound for a channel.
     """
 
     def __init__(
         self,
-        look: Callable[[str], View],
-        terms: Callable[[str], Terms],
+        look: Callable[[str, str | None], View],
+        terms: Callable[[str, str | None], NetworkTerms],
         dated_supply: Callable[[str], Iterable[Supply]],
+        lifecycle: Callable[[str], Lifecycle],
+        named: Callable[[str], tuple[str, ...]],
+        named_anywhere: Collection[str],
+        bound_for: Callable[[str, str], int],
     ) -> None:
-        self._look = look
-        self._dated_supply = dated_supply
-        self._terms = terms
+        self._look, self._terms, self._dated_supply = look, terms, dated_supply
+        self._lifecycle, self._bound_for = lifecycle, bound_for
+        self._named, self._named_anywhere = named, named_anywhere
         self._keys: dict[str, str | list[str]] = {}  # by SKU: its only key, or all of them
-        self._sums: dict[str, _Sums] = {}
+        self._sums: dict[str, Sums] = {}
         self._summed = 0
         self._published: dict[str, bytes] = {}  # by `sku|channel`
+        self._told: dict[str, set[str]] = {}  # by SKU: channels, other than all, of which the topic may have a record
         self._dirty: dict[str, None] = {}
         self._unsaved: dict[str, None] = {}
 
@@ -165,12 +146,13 @@ class Network:
         """Hear what can be sold at a key now; whether sums of its SKU are kept that may have said something else."""
         sums = self._sums.get(sku)
         if sums is None:
-            return bool(seen.in_transit or seen.inbound)  # whose dates may have changed, which no location tells
+            # What may have changed although no location tells: dates, and what is bound or on hand for a channel.
+            return bool(seen.in_transit or seen.inbound) or self.channels(sku) is not ONE_CHANNEL
         sums.heard[key] = seen
         return True
 
     def view(self, sku: str, channel: str, was: int, keep: bool = True) -> NetworkView | None:
-        """What can be sold of a SKU by a channel; None if all of it is delisted.
+        """What can be sold of a SKU by a channel; None if all of it is delisted, or no policy names the channel.
 
         Args:
             sku: a SKU with at least one key.
@@ -182,41 +164,108 @@ class Network:
         if sums is None:
             sums = self._sum(sku, keep)
         sums.catch_up()
-        total = sums.total
-        counts = total[_COUNTS]
-        if not _counted(counts, _LISTED):
+        reserved = _NOTHING_RESERVED
+        if channel == ALL_CHANNELS:
+            terms = self._terms(sku, None)
+        elif channel in self._named(sku):
+            sums = self._in_channel(sku, channel, sums)
+            terms, reserved = self._terms(sku, channel), self.reserved(sku, channel)
+        else:
             return None
-        terms = self._terms(sku)
+        total = sums.total
+        counts = total[COUNTS]
+        if not counted(counts, LISTED):
+            return None
         before = was - 64 if was else 0
-        ship, ship_units = _mode(total, counts, _SHIP, terms.ship, was != 0 and before >> 3 == LOW_STOCK)
-        pickup, pickup_units = _mode(total, counts, _PICKUP, terms.pickup, was != 0 and before & 7 == LOW_STOCK)
-        base = max(ship_units or 0, pickup_units or 0) - total[_SHORTAGE]
+        low_ship, low_pickup = was != 0 and before >> 3 == LOW_STOCK, was != 0 and before & 7 == LOW_STOCK
+        ship, units_ship, base_ship = mode_of(total, counts, SHIP, terms.ship, reserved[0], low_ship)
+        pickup, units_pickup, base_pickup = mode_of(total, counts, PICKUP, terms.pickup, reserved[1], low_pickup)
+        if not (units_ship and units_pickup) and self._lifecycle(sku) == items.DISCONTINUED:
+            ship, pickup = sold_through(ship, counts, SHIP), sold_through(pickup, counts, PICKUP)
+        base = base_ship if base_ship > base_pickup else base_pickup
         return NetworkView(
             ship,
             pickup,
-            ship_units,
-            pickup_units,
-            _counted(counts, _IN_STOCK_SOMEHOW),
-            _counted(counts, _UNKNOWN_SOMEHOW),
-            total[_ON_HAND],
-            total[_COMMITTED],
-            total[_TRANSIT],
-            total[_INBOUND],
+            units_ship,
+            units_pickup,
+            counted(counts, IN_STOCK_SOMEHOW),
+            counted(counts, UNKNOWN_SOMEHOW),
+            total[ON_HAND],
+            total[COMMITTED],
+            total[TRANSIT],
+            total[INBOUND],
             min(sums.expected.values()) if sums.expected else None,
-            available_to_promise(base, self._dated_supply(sku)) if total[_TRANSIT] or total[_INBOUND] else (),
-            total[_SHORTAGE],
-            total[_LEFT],
+            available_to_promise(base, self._dated_supply(sku)) if total[TRANSIT] or total[INBOUND] else (),
+            total[SHORTAGE],
+            total[LEFT],
         )
 
-    def channels(self, _sku: str) -> tuple[str, ...]:
-        """The channels that have a record of a SKU."""
-        return ONE_CHANNEL
+    def channels(self, sku: str) -> tuple[str, ...]:
+        """The channels that have a record of a SKU, or whose record is still to be removed."""
+        if not self._named_anywhere and not self._told:
+            return ONE_CHANNEL
+        named, told = self._named(sku), self._told.get(sku)
+        if not named and not told:
+            return ONE_CHANNEL
+        return (ALL_CHANNELS, *sorted({*named, *(told or ())}))
 
-    def _sum(self, sku: str, keep: bool) -> _Sums:
+    def reserved(self, sku: str, channel: str | None, without: tuple[str | None, int] = _NOBODY) -> tuple[int, int]:
+        """Units, by mode, that a channel must leave to others: their quotas, less what is bound for each of them.
+
+        Args:
+            sku: whose units.
+            channel: the one that leaves them; None leaves all quotas alone.
+            without: a channel, and units bound for it that no longer count.
+        """
+        ship = pickup = 0
+        for other in self._named(sku):
+            if other != channel:
+                terms = self._terms(sku, other)
+                if terms.ship.quota or terms.pickup.quota:
+                    bound = self._bound_for(sku, other) - (without[1] if other == without[0] else 0)
+                    ship += max(0, terms.ship.quota - bound)
+                    pickup += max(0, terms.pickup.quota - bound)
+        return ship, pickup
+
+    def fence(self, sku: str, channel: str | None, held: tuple[str | None, int]) -> Fence:
+        """What a request must leave of all that there is: to other channels, and to the network's own safety stock.
+
+        Args:
+            sku, channel: what is asked for, and for which channel.
+            held: the channel and units of the hold that the request replaces.
+        """
+        return self._terms(sku, channel), self.reserved(sku, channel, held)
+
+    def forget_channels(self, sku: str) -> None:
+        """Rules changed that may concern a SKU: what was summed in its channels is not what holds now."""
+        sums = self._sums.get(sku)
+        if sums is not None and sums.channels:
+            self._summed -= sums.size - len(sums.parts)
+            sums.channels = None
+
+    def _in_channel(self, sku: str, channel: str, sums: Sums) -> Sums:
+        """The sums of a SKU in a channel, as of now; kept along with those over all channels."""
+        of_channel = sums.channels.get(channel) if sums.channels else None
+        if of_channel is None:
+            of_channel = Sums()
+            of_channel.behind = set(sums.parts)
+            if self._sums.get(sku) is sums:
+                if self._summed + len(sums.parts) > LOCATIONS_SUMMED_MAX:
+                    self._sums, self._summed = {sku: sums}, sums.size
+                sums.channels = sums.channels or {}
+                sums.channels[channel] = of_channel
+                self._summed += len(sums.parts)
+        assert of_channel.behind is not None
+        for key in of_channel.behind:
+            of_channel.put(key, self._look(key, channel))
+        of_channel.behind.clear()
+        return of_channel
+
+    def _sum(self, sku: str, keep: bool) -> Sums:
         """The sums of a SKU, built from all its locations; if they are kept, others may be forgotten to make room."""
-        keys, sums = self.keys_of(sku), _Sums()
+        keys, sums = self.keys_of(sku), Sums()
         for key in keys:
-            sums.put(key, self._look(key))
+            sums.put(key, self._look(key, None))
         if keep:
             if self._summed + len(keys) > LOCATIONS_SUMMED_MAX:
                 self._sums.clear()
@@ -225,8 +274,8 @@ class Network:
             self._summed += len(keys)
         return sums
 
-    def _forget(self, sku: str, sums: _Sums) -> None:
-        self._summed -= len(sums.parts)
+    def _forget(self, sku: str, sums: Sums) -> None:
+        self._summed -= sums.size
         del self._sums[sku]
 
     # What was published
@@ -240,6 +289,33 @@ class Network:
         """A record of this key is sent: until it is acknowledged its digest is in doubt, which the state must tell."""
         if key not in self._unsaved:
             self._dirty[key] = None
+        if not key.endswith(_ALL):
+            self.recall(key)
+
+    def recall(self, key: str) -> None:
+        """The topic may have a record of this key."""
+        sku, _, channel = key.partition("|")
+        if channel != ALL_CHANNELS:
+            self._told.setdefault(sku, set()).add(channel)
+
+    def drop(self, key: str) -> bool:
+        """Forget a key of which the topic has no record any more; False if it is still to be known."""
+        sku, _, channel = key.partition("|")
+        if channel == ALL_CHANNELS or channel in self._named(sku):
+            return False
+        told = self._told.get(sku)
+        if told is not None:
+            told.discard(channel)
+            if not told:
+                del self._told[sku]
+        self._published.pop(key, None)
+        self._unsaved.pop(key, None)
+        self._dirty[key] = None
+        return True
+
+    def _is_told(self, key: str) -> bool:
+        sku, _, channel = key.partition("|")
+        return channel == ALL_CHANNELS or channel in self._told.get(sku, ())
 
     def acknowledge(self, key: str, digest: int, statuses: int) -> None:
         """Note what the topic now says of a key."""
@@ -266,6 +342,9 @@ class Network:
             self._dirty.update((key, None) for key in self._unsaved if key not in in_doubt)
         for key in self._dirty:
             packed = self._published.get(key)
+            if packed is None and key not in in_doubt and not self._is_told(key):
+                yield NETWORK_PREFIX + key, None
+                continue
             if key in in_doubt or packed is None:
                 packed = _encoder.encode((0, self.published(key)[1]))
                 self._unsaved[key] = None
@@ -276,7 +355,10 @@ class Network:
 
     def restore(self, state_key: str, packed: bytes) -> None:
         """Take back what was published of a key."""
-        self._published[state_key.removeprefix(NETWORK_PREFIX)] = packed
+        key = state_key.removeprefix(NETWORK_PREFIX)
+        self._published[key] = packed
+        if not key.endswith(_ALL):
+            self.recall(key)
 
 
 def check_network(packed: bytes) -> None:
@@ -305,95 +387,6 @@ def available_to_promise(available: int, supply: Iterable[Supply]) -> tuple[Supp
     for at_us, units in reversed(projected):
         least.append((at_us, units if not least else min(units, least[-1][1])))
     return tuple((at_us, max(0, units)) for at_us, units in reversed(least))
-
-
-def _moved(total: _Parts, new: _Parts, old: _Parts) -> _Parts:
-    """The sums after a location says something else; written out, since it runs for each availability record."""
-    t0, t1, t2, t3, t4, t5, t6, t7, t8, t9, t10 = total
-    n0, n1, n2, n3, n4, n5, n6, n7, n8, n9, n10 = new
-    o0, o1, o2, o3, o4, o5, o6, o7, o8, o9, o10 = old
-    return (
-        t0 + n0 - o0,
-        t1 + n1 - o1,
-        t2 + n2 - o2,
-        t3 + n3 - o3,
-        t4 if n4 == o4 else t4 + n4 - o4,
-        t5 + n5 - o5,
-        t6 + n6 - o6,
-        t7 + n7 - o7,
-        t8 + n8 - o8,
-        t9 + n9 - o9,
-        t10 + n10 - o10,
-    )
-
-
-def _one(field: int) -> int:
-    return 1 << _COUNT_BITS * field
-
-
-def _counted(counts: int, field: int) -> int:
-    return counts >> _COUNT_BITS * field & (1 << _COUNT_BITS) - 1
-
-
-_MODE_COUNTS = {
-    UNKNOWN: _one(_UNKNOWN),
-    PREORDERABLE: _one(_KNOWN) + _one(_PREORDER),
-    DISCONTINUED: _one(_KNOWN) + _one(_DISCONTINUED),
-    BACKORDERABLE: _one(_KNOWN) + _one(_BACKORDER),
-}
-_USUAL = _one(_KNOWN) + _one(_KNOWN + _PER_MODE) + _one(_IN_STOCK_SOMEHOW) + _one(_LISTED)
-
-
-def _parts(seen: View) -> _Parts:
-    ship, pickup = seen.ship, seen.pickup
-    if ship.status > OUT_OF_STOCK:
-        return _ZERO  # delisted: no part of any network
-    on_hand, committed = seen.on_hand, seen.committed
-    raw = on_hand - seen.unavailable - committed
-    raw_ship = raw_pickup = raw
-    if ship.status <= LOW_STOCK and pickup.status <= LOW_STOCK:
-        counts = _USUAL
-    else:
-        of_ship, of_pickup = _mode_counts(ship), _mode_counts(pickup)
-        counts = of_ship + (of_pickup << _COUNT_BITS * _PER_MODE) + _one(_LISTED)
-        if ship.available or pickup.available:
-            counts += _one(_IN_STOCK_SOMEHOW)
-        if ship.status == UNKNOWN or pickup.status == UNKNOWN:
-            counts += _one(_UNKNOWN_SOMEHOW)
-        raw_ship, raw_pickup = raw * _counted(of_ship, _KNOWN), raw * _counted(of_pickup, _KNOWN)
-    return (
-        ship.available or 0,
-        pickup.available or 0,
-        raw_ship,
-        raw_pickup,
-        counts,
-        on_hand,
-        committed,
-        seen.shortage,
-        seen.backorder_left,
-        seen.in_transit,
-        seen.inbound,
-    )
-
-
-def _mode_counts(mode: ModeView) -> int:
-    return 0 if mode.reason in _OFF else _MODE_COUNTS.get(mode.status, _one(_KNOWN))
-
-
-def _mode(total: _Parts, counts: int, mode: int, terms: ModeTerms, was_low: bool) -> tuple[int, int | None]:
-    """Status and units of one mode, by the status table of a location; the first row that fits holds."""
-    counts >>= _COUNT_BITS * _PER_MODE * mode
-    if not _counted(counts, _KNOWN):
-        return (UNKNOWN, None) if _counted(counts, _UNKNOWN) else (OUT_OF_STOCK, 0)
-    available = total[mode]
-    if available > 0:
-        low = available <= terms.enter or (was_low and available < terms.exit)
-        return LOW_STOCK if low else IN_STOCK, available
-    if _counted(counts, _PREORDER):
-        return PREORDERABLE, 0
-    if _counted(counts, _DISCONTINUED):
-        return DISCONTINUED, 0
-    return BACKORDERABLE if _counted(counts, _BACKORDER) else OUT_OF_STOCK, 0
 
 
 _encoder = msgspec.msgpack.Encoder()

@@ -103,7 +103,8 @@ _UNKNOWN: Since = ("", "", 0)
 class Hold(Struct, gc=False, array_like=True):
     """A reservation line: soft, at one location, ending by itself at `expires_at_us` (None: never).
 
-    `applied` holds per keyed input the highest offset whose fact is in here.
+    `applied` holds per keyed input the highest offset whose fact is in here. `channel`: for which the statement that
+    holds was made, None if it did not tell.
     """
 
     applied: list[int]
@@ -115,12 +116,14 @@ class Hold(Struct, gc=False, array_like=True):
     base_since: Since = _UNKNOWN
     claims_after_us: int | None = None  # Takings of other topics up to here were of what was held before.
     sums: Sums = {}  # of the base, and of what was over before the newest promise
+    channel: str | None = None
 
-    def add(self, new: Fact, promised_us: int | None = None) -> bool:
+    def add(self, new: Fact, channel: str | None = None, promised_us: int | None = None) -> bool:
         """Take a fact in and fold anew; False if it was in already, or has no part in this hold.
 
         Args:
             new: the fact.
+            channel: for which it was told.
             promised_us: it states what was promised to a request whose record has this timestamp. That was decided
                 knowing everything that its topic had said of this hold: none of it can take from the promise any more,
                 whatever times it names. What other topics say up to this time took from an earlier hold, if there was
@@ -144,6 +147,8 @@ class Hold(Struct, gc=False, array_like=True):
             return False
         if not insert(self.facts, new):
             return False
+        if new.kind == "stated" and (channel or self.channel) and new is _newest_statement(self.facts):
+            self.channel = channel
         if len(self.facts) > FACTS_MAX:
             oldest = self.facts[: FACTS_MAX // 2]
             self.base, self.base_since = self._folded(oldest, self.sums), self._since(oldest)
@@ -204,18 +209,25 @@ class Hold(Struct, gc=False, array_like=True):
 
 
 class OrderLine(Struct, gc=False, array_like=True):
-    """The allocations of one order line, per location `[left, taken]` in units."""
+    """The allocations of one order line, per location `[left, taken]` in units.
+
+    `channels`: by location, for which the allocation was made; None where none told. Arrivals tell of none.
+    """
 
     applied: list[int]
     facts: list[Fact]
     cells: dict[str, list[int]]
     base: dict[str, list[int]]
     sums: Sums = {}  # of the base
+    channels: dict[str, str] | None = None
 
-    def add(self, new: Fact) -> bool:
-        """Take a fact in and fold anew; False if this very fact was in already."""
+    def add(self, new: Fact, channel: str | None = None) -> bool:
+        """Take a fact, told for a channel, in and fold anew; False if this very fact was in already."""
         if not insert(self.facts, new):
             return False
+        if new.kind == "stated" and (channel or self.channels) and new is _newest_statement(self.facts, new.location):
+            told = {**(self.channels or {}), new.location: channel}
+            self.channels = {at: name for at, name in told.items() if name} or None
         if len(self.facts) > FACTS_MAX:
             self.base = self._folded(self.facts[: FACTS_MAX // 2], self.sums)
             del self.facts[: FACTS_MAX // 2]
@@ -261,6 +273,11 @@ class OrderLine(Struct, gc=False, array_like=True):
 
 def _copied(sums: Sums) -> Sums:
     return {echo: of_echo.copy() for echo, of_echo in sums.items()}
+
+
+def _newest_statement(facts: list[Fact], location: str | None = None) -> Fact | None:
+    """The statement that holds, of all or at one location."""
+    return next((f for f in reversed(facts) if f.kind == "stated" and location in (None, f.location)), None)
 
 
 def _own_first(own: str, cells: dict[str, list[int]]) -> list[str]:

@@ -6,8 +6,10 @@ Time comes in by `advance`: policies begin and end by it, and feeds fall silent.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from datetime import datetime, timezone
 from heapq import heappop, heappush
+from itertools import product
 from typing import NamedTuple
 
 from stock.balance import Cause
@@ -18,6 +20,7 @@ from stock.times import micros
 
 SKU_TERMS_CACHED_MAX = 100_000  # Terms of SKUs with policies of their own; beyond this the cache starts anew.
 GROUP_TERMS_CACHED_MAX = 100_000  # Terms by location, category and brand; likewise.
+CHANNEL_TERMS_CACHED_MAX = 100_000  # Terms in a channel, and those over all locations; likewise.
 
 # The order in which scope fields decide between two policies with equally many of them.
 _RANKED_FIELDS = ("sku", "location", "channel", "mode", "category", "brand", "region", "location_kind")
@@ -25,6 +28,8 @@ _FOREVER = datetime.max.replace(tzinfo=timezone.utc)
 
 _Place = tuple[str | None, ...]  # sku, location, category, brand, region, location_kind
 _Feed = tuple[str, str]  # location and kind of a feed
+_Goods = tuple[str | None, str | None, str | None]  # sku, category, brand
+_ANY_GOODS: _Place = (None, None, None)  # of no channel, category or brand
 
 
 class Change(NamedTuple):
@@ -33,6 +38,11 @@ class Change(NamedTuple):
     sku: str | None
     location: str | None
     cause: Cause | None
+
+    @classmethod
+    def inside(cls, scope: Scope, cause: Cause | None) -> Change:
+        """A policy came or went; one of a channel concerns networks, so every SKU that it can mean, wherever it is."""
+        return cls(scope.sku, scope.location if scope.channel is None else None, cause)
 
 
 class Policies:
@@ -51,6 +61,7 @@ class Policies:
         self._in_scope: dict[_Place, dict[str, PolicySet]] = {}  # those in force by what they name, then id
         self._shapes: Counter[tuple[bool, ...]] = Counter()  # which of these policies in force name
         self._channels: Counter[str] = Counter()
+        self._channels_of: dict[_Goods, Counter[str]] = {}  # the same, by what the policies name of goods
         self._per_sku: dict[str, int] = {}  # how many policies name the SKU
         self._with_exit = 0
         self._with_reorder_point = 0
@@ -64,6 +75,10 @@ class Policies:
         self._grouped = 0
         self._by_sku: dict[str, tuple[Item | None, dict[str, Terms]]] = {}
         self._cached = 0
+        # By SKU, if policies name it, else None; then by channel, category, brand and, for one location, that.
+        self._of_networks: dict[str | None, dict[_Place, NetworkTerms]] = {}
+        self._of_channels: dict[str | None, dict[_Place, Terms]] = {}
+        self._cached_of_channels = 0
 
     @property
     def banded(self) -> bool:
@@ -76,9 +91,20 @@ class Policies:
         return self._with_reorder_point > 0
 
     @property
-    def channels(self) -> frozenset[str]:
-        """The channels that any policy in force names."""
-        return frozenset(self._channels)
+    def channels(self) -> Collection[str]:
+        """The channels that any policy in force names, at any time."""
+        return self._channels.keys()
+
+    def channels_of(self, sku: str, item: Item | None = None) -> tuple[str, ...]:
+        """The channels that any policy in force names for this SKU, its category or brand, or for all goods."""
+        if not self._channels:
+            return ()
+        categories = (None,) if item is None else (None, item.category)
+        brands = (None,) if item is None else (None, item.brand)
+        found: set[str] = set()
+        for goods in product((None, sku), categories, brands):
+            found.update(self._channels_of.get(goods, ()))
+        return tuple(sorted(found))
 
     # Settings
 
@@ -149,7 +175,7 @@ class Policies:
             policy = self._policies.get(name)
             if policy is not None and self._settle(policy):
                 kind = "policy.started" if name in self._in_force else "policy.ended"
-                changes.append(Change(policy.scope.sku, policy.scope.location, (kind, name, "stockflow", due_us)))
+                changes.append(Change.inside(policy.scope, (kind, name, "stockflow", due_us)))
         # Keys that several changes concern are looked at once where the narrow ones come first.
         return sorted(changes, key=lambda change: (change.sku is None, change.location is None))
 
@@ -195,26 +221,48 @@ class Policies:
         """What holds for a request that names a channel: policies of that channel count too."""
         if channel not in self._channels:
             return self.terms(sku, location, item)
-        return self._resolve(sku, location, item, channel)
+        own, group = self._group(sku, channel, item)
+        of_sku = self._of_channels.get(own)
+        place = (*group, location)
+        found = None if of_sku is None else of_sku.get(place)
+        if found is None:
+            self._make_room()
+            found = self._resolve(own, location, item, channel)
+            self._of_channels.setdefault(own, {})[place] = found
+        return found
 
     def network_terms(self, sku: str, channel: str | None = None, item: Item | None = None) -> NetworkTerms:
         """What holds for a SKU over all locations, in one channel or (None) in all.
 
-        Policies that name a location, a region or a kind of location have no say here.
+        Policies that name a location, a region or a kind of location have no say here. Whether a mode is off, and what
+        may be sold without stock, each location says for itself.
         """
-        inside = self._candidates(sku, None, item)
-        modes = []
-        for mode in _MODES:
-            values = _Values(inside, mode, channel)
-            safety_stock, policy = values.first("network_safety_stock")
-            enter, exit_ = _band(values)
-            off = "excluded" if values.get("enabled") is False else None
-            quota = values.get("quota") or 0
-            modes.append(NetworkModeTerms(off, safety_stock, policy, quota, enter, exit_))
-        backorder_limit = _Values(inside, None, None).get("backorder_limit") or 0
-        return NetworkTerms(modes[0], modes[1], backorder_limit)
+        if channel is None and (item is None or not self._with_item):
+            own, group = sku if sku in self._per_sku else None, _ANY_GOODS
+        else:
+            own, group = self._group(sku, channel if channel in self._channels else None, item)
+        of_sku = self._of_networks.get(own)
+        found = None if of_sku is None else of_sku.get(group)
+        if found is None:
+            self._make_room()
+            inside = self._candidates(own, None, item)
+            modes = [_network_mode_terms(_Values(inside, mode, channel)) for mode in _MODES]
+            found = self._of_networks.setdefault(own, {})[group] = NetworkTerms(modes[0], modes[1])
+        return found
 
     # Inside
+
+    def _group(self, sku: str, channel: str | None, item: Item | None) -> tuple[str | None, _Place]:
+        """Under which SKU, and for which goods of which channel, resolved terms are kept."""
+        own = sku if sku in self._per_sku else None
+        if item is None or not self._with_item:
+            return own, (channel, None, None)
+        return own, (channel, item.category, item.brand)
+
+    def _make_room(self) -> None:
+        if self._cached_of_channels >= CHANNEL_TERMS_CACHED_MAX:
+            self._of_networks, self._of_channels, self._cached_of_channels = {}, {}, 0
+        self._cached_of_channels += 1
 
     def _settle(self, policy: PolicySet) -> bool:
         """Bring a policy in force or out of it, as its dates say; whether that changed anything."""
@@ -283,6 +331,13 @@ class Policies:
             self._channels[scope.channel] += change
             if not self._channels[scope.channel]:
                 del self._channels[scope.channel]
+            goods = (scope.sku, scope.category, scope.brand)
+            named = self._channels_of.setdefault(goods, Counter())
+            named[scope.channel] += change
+            if not named[scope.channel]:
+                del named[scope.channel]
+                if not named:
+                    del self._channels_of[goods]
         sku = scope.sku
         if sku is not None:
             self._per_sku[sku] = self._per_sku.get(sku, 0) + change
@@ -292,6 +347,7 @@ class Policies:
     def _changed(self, sku: str | None, location: str | None) -> None:
         """Forget the resolved terms that a change inside this scope can concern."""
         self.revision += 1
+        self._forget_channels(sku, location)
         if sku is not None:
             forgotten = self._by_sku.pop(sku, None)
             self._cached -= 0 if forgotten is None else len(forgotten[1])
@@ -304,6 +360,17 @@ class Policies:
             self._by_sku, self._cached = {}, 0
             self._grouped -= len(self._by_group.pop(location, ()))
             self._by_location.pop(location, None)
+
+    def _forget_channels(self, sku: str | None, location: str | None) -> None:
+        """The same for terms in a channel and over all locations; a location has no say in the latter."""
+        if sku is not None:
+            lost = len(self._of_channels.pop(sku, ())) + len(self._of_networks.pop(sku, ()))
+            self._cached_of_channels -= lost
+            return
+        self._cached_of_channels -= sum(map(len, self._of_channels.values()))
+        self._of_channels = {}
+        if location is None:
+            self._of_networks, self._cached_of_channels = {}, 0
 
     def _candidates(self, sku: str | None, location: str | None, item: Item | None) -> list[PolicySet]:
         """The policies in force that name nothing else than this, the most specific first."""
@@ -375,6 +442,11 @@ def _mode_terms(values: _Values, location_on: bool, stale: bool) -> ModeTerms:
         on_top=on_top,
         stale=stale_buffer is None,
     )
+
+
+def _network_mode_terms(values: _Values) -> NetworkModeTerms:
+    safety_stock, policy = values.first("network_safety_stock")
+    return NetworkModeTerms(safety_stock, policy, values.get("quota") or 0, *_band(values))
 
 
 def _band(values: _Values) -> tuple[int, int]:

@@ -15,11 +15,12 @@ from stock.availability import View
 from stock.commitments import Commitments, hold_key
 from stock.events import Coordinates, LocationSet, ReservationRequested
 from stock.items import ACTIVE, Items
+from stock.network import Fence
 from stock.policies import Policies
 from stock.promises import Verdicts
 from stock.supply import Supply
 from stock.terms import Terms
-from stock.verdicts import Decision, Offer, decide, distance_km, offer_of, repeat_of, verdict_key
+from stock.verdicts import Decision, Offer, decide, distance_km, fenced, offer_of, repeat_of, verdict_key
 
 
 class Requests:
@@ -30,6 +31,7 @@ class Requests:
         orders: position of the topic of requests in the keyed inputs.
         keys_of: every key of a SKU.
         look: what can be sold at a key under some terms, with so many units committed.
+        fence: what a channel must leave to others over all locations of a SKU, as `Network.fence`.
         order: criteria by which a location is chosen where any will do.
     """
 
@@ -42,12 +44,14 @@ class Requests:
         orders: int,
         keys_of: Callable[[str], list[str]],
         look: Callable[[str, Terms, int], View],
+        fence: Callable[[str, str | None, tuple[str | None, int]], Fence],
         order: Sequence[str],
     ) -> None:
         self.verdicts = Verdicts(lambda hold: commitments.open_at(hold)[1] > 0)
         self._policies, self._items = policies, items
         self._commitments, self._supply = commitments, supply
         self._orders, self._keys_of, self._look, self._order = orders, keys_of, look, order
+        self._fence = fence
 
     def decide(
         self, event: ReservationRequested, offset: int, stamped_us: int, now_us: int, read_to: int = 0
@@ -97,7 +101,8 @@ class Requests:
         """What every location of the SKU has for a request, under the policies of its channel."""
         sku, item = event.sku, self._items.by_sku.get(event.sku)
         lifecycle = ACTIVE if item is None else item.lifecycle
-        at, own = self._commitments.open_at(_hold(event), now_us)
+        hold = _hold(event)
+        at, own = self._commitments.open_at(hold, now_us)
         near = event.near or _point(self._policies.location(event.location))
         offers = []
         for key in self._keys_of(sku):
@@ -111,7 +116,7 @@ class Requests:
             offers.append(
                 offer_of(seen, location, event.mode, own_here, km, described, coming, lifecycle, limit, now_us)
             )
-        return offers
+        return fenced(offers, event.mode, *self._fence(sku, event.channel, self._commitments.channel_at(hold, now_us)))
 
     def _heard(self, hold: str) -> int:
         return self._commitments.heard(hold, self._orders)

@@ -46,7 +46,6 @@ class NetworkModeTerms(Struct, frozen=True, gc=False):
     itself: other channels may not see so much of what is left.
     """
 
-    off: str | None
     safety_stock: int | None
     policy: str | None
     quota: int
@@ -59,4 +58,3 @@ class NetworkTerms(Struct, frozen=True, gc=False):
 
     ship: NetworkModeTerms
     pickup: NetworkModeTerms
-    backorder_limit: int = 0

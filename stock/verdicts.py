@@ -17,6 +17,7 @@ from msgspec import Struct, structs
 
 from stock.availability import View
 from stock.events import Coordinates, Lifecycle, LocationSet, Mode, ReservationRequested
+from stock.terms import NetworkTerms
 from stock.times import micros
 
 ALTERNATIVES_MAX = 5
@@ -64,7 +65,10 @@ class Decision(Struct, frozen=True, gc=False, array_like=True):
 
 
 class Offer(Struct, frozen=True, gc=False):
-    """What a location has for a request. `free` is None where nothing is known."""
+    """What a location has for a request. `free` is None where nothing is known.
+
+    `raw` is what it adds to a network that keeps a safety stock of its own; a shortage is negative.
+    """
 
     location: str
     free: int | None
@@ -73,6 +77,7 @@ class Offer(Struct, frozen=True, gc=False):
     km: float
     described: LocationSet | None
     other_mode: int = 0
+    raw: int = 0
     coming: tuple[tuple[int, int], ...] = ()  # ETA and units, earliest first
 
     @property
@@ -122,7 +127,39 @@ def offer_of(
     dated = sorted((at, units) for units, at in coming if at is not None and at > now_us)
     backorder = 0 if off is not None or lifecycle == "discontinued" else max(0, backorder_limit + min(0, raw))
     there = 0 if lifecycle == "delisted" else other.available or 0
-    return Offer(location, free, backorder, off or this.reason, km, described, there, tuple(dated))
+    to_sell = off is None and lifecycle != "preorder" and free is not None
+    return Offer(
+        location, free, backorder, off or this.reason, km, described, there, raw if to_sell else 0, tuple(dated)
+    )
+
+
+def fenced(offers: list[Offer], mode: Mode, terms: NetworkTerms, reserved: tuple[int, int]) -> list[Offer]:
+    """Offers of which none is more than may be had over all locations.
+
+    Args:
+        offers: of every location.
+        mode: of the request.
+        terms: whose network safety stock, if there is one, stands for that of the locations in the sum.
+        reserved: units that must be left to other channels, for shipping and for pick-up.
+    """
+    ship = mode == "ship"
+    safety_stock = (terms.ship if ship else terms.pickup).safety_stock
+    if safety_stock is None and not any(reserved):
+        return offers
+    here, other = reserved if ship else reserved[::-1]
+    if safety_stock is None:
+        most = sum(offer.free or 0 for offer in offers) - here
+    else:
+        most = sum(offer.raw for offer in offers) - safety_stock - here
+    most, most_other = max(0, most), max(0, sum(offer.other_mode for offer in offers) - other)
+    return [
+        structs.replace(
+            offer,
+            free=None if offer.free is None else min(offer.free, most),
+            other_mode=min(offer.other_mode, most_other),
+        )
+        for offer in offers
+    ]
 
 
 _OFF = frozenset({"location_off", "excluded"})

@@ -180,7 +180,11 @@ def promises(verdicts: Iterable[Mapping[str, Any]]) -> Promises:
 
 
 def expected(
-    history: Iterable[Fact], settings: Iterable[Setting], now: datetime, promises: Promises | None = None
+    history: Iterable[Fact],
+    settings: Iterable[Setting],
+    now: datetime,
+    promises: Promises | None = None,
+    channel: str | None = None,
 ) -> dict[Key, Expected]:
     """The record that every published (sku, location) must have at `now`.
 
@@ -190,6 +194,7 @@ def expected(
         now: the moment that decides which holds and dated policies have ended.
         promises: how requests were answered, which depends on what was known then and is taken as it is; None if
             nothing was granted.
+        channel: whose policies count, too; no such record is published, but networks are made of them.
     """
     in_force = settings_in_force(settings)
     history = list(history)
@@ -214,7 +219,17 @@ def expected(
             returned = [back for transfer in under_way for back in transfer.returned if back.location == location]
             then = partial(allocated_at, location, facts)
             result[sku, location] = record(
-                sku, location, facts_here, committed_here, coming, returned, in_force, now, items.get(sku), then
+                sku,
+                location,
+                facts_here,
+                committed_here,
+                coming,
+                returned,
+                in_force,
+                now,
+                items.get(sku),
+                then,
+                channel,
             )
     return result
 
@@ -309,6 +324,7 @@ def kept_promises(facts: Iterable[Fact], given: Promises | None, wrong: list[str
             units=granted.units,
             mode=event.mode,
             expires_at=event.expires_at,
+            channel=event.channel,
             claims_after=(fact.stamped or event.occurred_at) if place in stated else None,
         )
         open_promises[place] = Promise(made)
@@ -635,6 +651,13 @@ def committed_by_location(facts: list[StockFact], now: datetime) -> dict[str, in
     return dict(committed)
 
 
+def committed_for(channel: str, facts: list[StockFact], now: datetime) -> int:
+    """The same over all locations, of what was created or allocated for one channel."""
+    open_holds = [hold for hold in holds(facts) if hold.expires_at is None or now < hold.expires_at]
+    cells = [cell for line in order_lines(facts).values() for cell in line.values()]
+    return sum(one.left for one in [*open_holds, *cells] if one.channel == channel)
+
+
 def allocated_at(location: str, facts: list[StockFact], before: datetime) -> int:
     """Units of one SKU that were allocated at a location just before a time, by all that is known of it today."""
     earlier = order_lines([fact for fact in facts if effective_at(fact) < before])
@@ -648,6 +671,7 @@ class Hold:
     location: str
     left: int
     expires_at: datetime | None
+    channel: str | None
 
 
 def holds(facts: list[StockFact]) -> list[Hold]:
@@ -709,7 +733,7 @@ def fold_hold(mentions: list[StockFact], over: list[StockFact]) -> Hold | None:
     in_order = sorted(mentions, key=place)
     for turn, fact in enumerate(in_order):
         if isinstance(fact, ReservationCreated):
-            hold = Hold(fact.location, fact.units, fact.expires_at)
+            hold = Hold(fact.location, fact.units, fact.expires_at, fact.channel)
         elif hold is None:
             continue
         elif isinstance(fact, ReservationRenewed):
@@ -742,6 +766,7 @@ class Cell:
 
     left: int
     taken: int = 0
+    channel: str | None = None
 
 
 def order_lines(facts: list[StockFact]) -> dict[str, dict[str, Cell]]:
@@ -778,7 +803,7 @@ def fold_order_line(mentions: list[StockFact]) -> dict[str, Cell]:
     in_order = sorted(mentions, key=place)
     for turn, fact in enumerate(in_order):
         if isinstance(fact, OrderAllocated):
-            cells[fact.location] = Cell(left=fact.units)
+            cells[fact.location] = Cell(left=fact.units, channel=fact.channel)
             continue
         if isinstance(fact, TransferReceived):  # what arrives for an order line is bound on arrival
             cells.setdefault(fact.location, Cell(left=0)).left += fact.units
@@ -894,6 +919,7 @@ class Place:
     baseline: bool
     in_force: InForce
     now: datetime
+    channel: str | None = None
 
     @property
     def raw(self) -> int:
@@ -901,10 +927,12 @@ class Place:
         return self.physical - self.committed
 
     def policy_for(self, value: str, mode: str | None) -> PolicySet | None:
-        """The policy that supplies a value; without a mode, only policies that name none count."""
+        """The policy that supplies a value; without a mode, only policies that name none, nor a channel, count."""
         here = {"sku": self.sku, "location": self.location, "location_kind": "store"}
         if mode is not None:
             here["mode"] = mode
+            if self.channel is not None:
+                here["channel"] = self.channel
         if isinstance(self.item, ItemSet):
             here |= {"brand": self.item.brand, "category": self.item.category}
         described = self.in_force.locations.get(self.location)
@@ -1000,12 +1028,13 @@ def record(
     now: datetime,
     item: ItemSet | Delisted | None = None,
     allocated_before: Callable[[datetime], int] = lambda _: 0,
+    channel: str | None = None,
 ) -> Expected:
     """The record of one balance, from its own facts, what is committed there, and what comes or came back to it."""
     units_on_hand = on_hand(facts_here, returned, allocated_before)
     units_unavailable = unavailable(facts_here, returned)
     physical = units_on_hand - units_unavailable
-    place = Place(sku, location, item, physical, committed, has_baseline(facts_here), in_force, now)
+    place = Place(sku, location, item, physical, committed, has_baseline(facts_here), in_force, now, channel)
     ship = mode_answer("ship", place)
     pickup = mode_answer("pickup", place)
 

@@ -449,17 +449,22 @@ class Storyteller:
 
     # order-reservations.v1
 
+    def _channel(self) -> str | None:
+        """For whom units are bound: seldom somebody of whom no policy speaks."""
+        return self._choice.one_of((None, None, None, "web", "web", "marketplace", "wholesale"))
+
     def _expires_at(self, occurred_at: datetime) -> datetime:
         return occurred_at + timedelta(seconds=self._choice.one_of((60, 300, 900, 5, 86_400)))
 
     def _reservation_created(self, sku: str) -> StockFact:
         saying = self._saying(sku, "oms")
+        saying["channel"] = self._channel()
         expires_at = None if self._chance(20) else self._expires_at(saying["occurred_at"])
         mode: Mode = self._choice.one_of(("ship", "pickup"))
         return ReservationCreated(**saying, **self._hold(), units=self._units(), mode=mode, expires_at=expires_at)
 
     def _reservation_requested(self, sku: str) -> StockFact:
-        saying = self._saying(sku, "shop")
+        saying = self._saying(sku, "shop") | {"channel": self._channel()}
         before = self._lately(ReservationRequested, sku)
         if before is not None and self._chance(30):  # it tries again, under a new id
             return msgspec.structs.replace(before, id=saying["id"], occurred_at=saying["occurred_at"])
@@ -481,7 +486,8 @@ class Storyteller:
 
     def _order_allocated(self, sku: str) -> StockFact:
         consuming = self._hold() if self._chance(40) else {}
-        return OrderAllocated(**self._saying(sku, "oms"), **consuming, order_line=self._named("L"), units=self._units())
+        saying = self._saying(sku, "oms") | {"channel": self._channel()}
+        return OrderAllocated(**saying, **consuming, order_line=self._named("L"), units=self._units())
 
     def _order_deallocated(self, sku: str) -> StockFact:
         return OrderDeallocated(**self._saying(sku, "oms"), order_line=self._named("L"), units=self._units(3))
@@ -538,11 +544,12 @@ class Storyteller:
         return self._choice.one_of(options) if self._chance(percent) else None
 
     def _policy_set(self) -> Setting:
+        channel = self._maybe(25, ("web", "marketplace"))
         scope = Scope(
             sku=self._maybe(40, self.world.skus),
             location=self._maybe(40, self.world.locations),
             mode=self._maybe(40, ("ship", "pickup")),
-            channel=self._maybe(8, ("web", "marketplace")),
+            channel=channel,
             category=self._maybe(15, ("bakery", "shoes")),
             brand=self._maybe(15, ("own", "other")),
             region=self._maybe(10, ("north", "south")),
@@ -558,8 +565,8 @@ class Storyteller:
             backorder_limit=self._maybe(30, (0, 3, 20)),
             reorder_point=self._maybe(10, (0, 5)),
             stale_buffer=self._maybe(30, (0, 1, 4)),
-            quota=self._maybe(5, (0, 3)),
-            network_safety_stock=self._maybe(5, (0, 2)),
+            quota=self._maybe(5 if channel is None else 50, (0, 3, 10)),
+            network_safety_stock=self._maybe(15, (0, 2, 5)),
         )
         return PolicySet(
             **self._from_planning(),

@@ -17,12 +17,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from schemas.events import ItemRemoved, Refusal, decode, decode_item, decode_setting
 from schemas.records import encode, micros, moment, split_availability_key
 from schemas.topics import KEYED_INPUTS, STOCK_ITEMS
+from sinks.network_lane import network_record_of
 from sinks.outlet import digest_of, record_of, verdict_of
 from stock import recent
 from stock.events import ItemSet, LocationSet, PolicyRemoved, PolicySet, SourceAlive, StockFact
 from stock.ledger import OUTCOMES, Ledger
 from stock.policies import Policies
 from stock.verdicts import Decision, verdict_key
+from tests.network_oracle import expected_networks, network_disagreements
 from tests.oracle import (
     Delisted,
     Fact,
@@ -156,7 +158,7 @@ class Partition:
         kept = dict(self._decisions())
         broken = [f"{key}: {given} was promised" for key, given in self.given.items() if kept.get(key) != given]
         broken += broken_promises(self._consumed_facts(), self.promises())
-        return self._wrong_records() + self._wrong_totals() + broken
+        return self._wrong_records() + self._wrong_networks() + self._wrong_totals() + broken
 
     def promises(self) -> Promises:
         """How each request was answered, as the ledger remembers it."""
@@ -182,6 +184,19 @@ class Partition:
             )
             assert digest_of(self.ledger.view(key)) == digest_of(seen), "settling twice changes nothing"
         return disagreements(wanted, actual)
+
+    def _wrong_networks(self) -> list[str]:
+        now = moment(self.now_us)
+        assert now is not None
+        network, actual = self.ledger.network, {}
+        for sku in {key.partition("|")[0] for key in self.ledger.keys()}:  # noqa: SIM118  # a ledger is no mapping
+            for channel in network.channels(sku):
+                seen = network.view(sku, channel, 0, keep=False)
+                if seen is not None:
+                    said = network_record_of(sku, channel, seen, ("", "", "", 0), 1, now)
+                    actual[sku, channel] = msgspec.json.decode(encode(said))
+        wanted = expected_networks(self._consumed_facts(), self.settings, now, self.promises())
+        return network_disagreements(wanted, actual)
 
     def _wrong_totals(self) -> list[str]:
         facts = self._consumed_facts()

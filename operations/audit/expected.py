@@ -27,7 +27,8 @@ STATUS_ORDER = {
 }
 
 # In the order in which they decide between two policies that name equally many. A channel names no balance.
-_SCOPE_FIELDS = ("sku", "location", "mode", "category", "brand", "region", "location_kind")
+_SCOPE_FIELDS = ("sku", "location", "channel", "mode", "category", "brand", "region", "location_kind")
+_ASKED_FOR = ("mode", "channel")  # Named by the question, not by the row.
 _VALUES: dict[str, pl.DataType] = {
     "safety_stock": pl.Int64(),
     "safety_percent": pl.Int64(),
@@ -37,8 +38,11 @@ _VALUES: dict[str, pl.DataType] = {
     "low_stock_exit": pl.Int64(),
     "enabled": pl.Boolean(),
     "backorder_limit": pl.Int64(),
+    "quota": pl.Int64(),
+    "network_safety_stock": pl.Int64(),
 }
-_MODE_VALUES = tuple(name for name in _VALUES if name != "backorder_limit")
+_NETWORK_VALUES = ("low_stock_enter", "low_stock_exit", "quota", "network_safety_stock")
+_MODE_VALUES = tuple(name for name in _VALUES if name not in ("backorder_limit", *_NETWORK_VALUES[2:]))
 _POLICY_SCHEMA: dict[str, pl.DataType] = {
     "policy": pl.String(),
     **{name: pl.String() for name in _SCOPE_FIELDS},
@@ -52,6 +56,7 @@ def expected_records(
     settings: Mapping[str, events.Message],
     items: Mapping[str, events.ItemSet | None] | None = None,
     at_us: int | None = None,
+    channel: str | None = None,
 ) -> pl.DataFrame:
     """One row per row of `balances` with everything a record says except its volatile fields; none if delisted.
 
@@ -64,8 +69,9 @@ def expected_records(
         settings: by Kafka key, the messages that hold.
         items: by SKU, the items that hold; None where one was removed.
         at_us: the moment that decides which dated policies hold and which feeds are stale; None for all and none.
+        channel: whose policies hold, too: what a network of the channel is made of.
     """
-    policies, locations = _policies(settings, at_us), _locations(settings)
+    policies, locations = _policies(settings, at_us, channel), _locations(settings)
     records = balances.join(locations, on="location", how="left").with_columns(
         pl.col("ship_enabled", "pickup_enabled").fill_null(True), pl.col("location_kind").fill_null("store")
     )
@@ -88,7 +94,8 @@ def expected_records(
             (~pl.col(f"{mode}_enabled") | ~pl.col("enabled").fill_null(True)).alias(f"off_{mode}")
         )
         records = records.drop("enabled", "enabled_by")
-    records = _with_value(records, policies.filter(pl.col("mode").is_null()), "backorder_limit").with_columns(
+    of_none = policies.filter(pl.col("mode").is_null() & pl.col("channel").is_null())
+    records = _with_value(records, of_none, "backorder_limit").with_columns(
         backorder_left=pl.when(pl.col("off_ship") & pl.col("off_pickup"))
         .then(pl.lit(0, pl.Int64))
         .otherwise((pl.col("backorder_limit").fill_null(0) - pl.col("shortage")).clip(lower_bound=0))
@@ -98,26 +105,35 @@ def expected_records(
     return records
 
 
-def low_stock_levels(
+def network_values(
     skus: pl.DataFrame,
     settings: Mapping[str, events.Message],
     items: Mapping[str, events.ItemSet | None],
     at_us: int | None,
+    channel: str | None,
 ) -> pl.DataFrame:
-    """Adds `enter_<mode>` and `exit_<mode>` of each SKU's network: what holds at a store that nobody described."""
-    policies = _policies(settings, at_us)
-    levels = skus.join(_items(items), on="sku", how="left", maintain_order="left").with_columns(
-        location=pl.lit("", pl.String), location_kind=pl.lit("store", pl.String), region=pl.lit(None, pl.String)
-    )
+    """What holds for SKUs over all locations, so by policies that name no place, in a channel or (None) in all.
+
+    Adds `lifecycle` and, for each mode, `enter_<mode>`, `exit_<mode>`, `quota_<mode>` and, null where there is none,
+    `network_safety_stock_<mode>`.
+    """
+    nowhere = {name: pl.lit(None, pl.String) for name in ("location", "location_kind", "region")}
+    policies = _policies(settings, at_us, channel).filter(pl.col(name).is_null() for name in nowhere)
+    values = skus.join(_items(items), on="sku", how="left", maintain_order="left")
+    values = values.with_columns(pl.col("lifecycle").fill_null("active"), **nowhere)
     for mode in MODES:
         of_mode = policies.filter(pl.col("mode").is_null() | (pl.col("mode") == mode))
-        for name in ("low_stock_enter", "low_stock_exit"):
-            levels = _with_value(levels, of_mode, name)
+        for name in _NETWORK_VALUES:
+            values = _with_value(values, of_mode, name)
         enter = pl.col("low_stock_enter").fill_null(LOW_STOCK_ENTER)
-        leave = pl.max_horizontal(pl.col("low_stock_exit").fill_null(0), enter + 1)
-        levels = levels.with_columns(enter.alias(f"enter_{mode}"), leave.alias(f"exit_{mode}"))
-        levels = levels.drop("low_stock_enter", "low_stock_enter_by", "low_stock_exit", "low_stock_exit_by")
-    return levels
+        values = values.with_columns(
+            enter.alias(f"enter_{mode}"),
+            pl.max_horizontal(pl.col("low_stock_exit").fill_null(0), enter + 1).alias(f"exit_{mode}"),
+            pl.col("quota").fill_null(0).alias(f"quota_{mode}"),
+            pl.col("network_safety_stock").alias(f"network_safety_stock_{mode}"),
+        )
+        values = values.drop(*_NETWORK_VALUES, *(f"{name}_by" for name in _NETWORK_VALUES))
+    return values.drop("brand", "category", *nowhere)
 
 
 def with_overall(records: pl.DataFrame) -> pl.DataFrame:
@@ -202,7 +218,7 @@ def _with_value(records: pl.DataFrame, policies: pl.DataFrame, name: str) -> pl.
     setting = policies.filter(pl.col(name).is_not_null())
     records = records.with_columns(pl.lit(None, _VALUES[name]).alias(name), pl.lit(None, pl.String).alias(f"{name}_by"))
     for scope in _scopes(setting):
-        on = [field for field in scope if field != "mode"]
+        on = [field for field in scope if field not in _ASKED_FOR]
         exact = [pl.col(field).is_not_null() if field in scope else pl.col(field).is_null() for field in _SCOPE_FIELDS]
         candidates = setting.filter(*exact).sort("until_us", "policy", nulls_last=True)
         chosen = candidates.select(*on, found=pl.col(name), found_by=pl.col("policy"))
@@ -227,8 +243,28 @@ def _scopes(policies: pl.DataFrame) -> list[tuple[str, ...]]:
     return [tuple(field for field, one in zip(_SCOPE_FIELDS, named, strict=True) if one) for named in ordered]
 
 
-def _policies(settings: Mapping[str, events.Message], at_us: int | None) -> pl.DataFrame:
-    """The policies that are valid at a moment, whatever their dates without one; those of a channel are left out."""
+def channels_of(
+    skus: pl.DataFrame,
+    settings: Mapping[str, events.Message],
+    items: Mapping[str, events.ItemSet | None],
+    at_us: int | None,
+) -> dict[str, list[str]]:
+    """By channel, the SKUs for which a valid policy names it: for them, their brand or category, or for all goods."""
+    goods = skus.select("sku").join(_items(items), on="sku", how="left")
+    found: dict[str, list[str]] = {}
+    for message in settings.values():
+        if not isinstance(message, events.PolicySet) or not _is_valid(message, at_us):
+            continue
+        scope = message.scope
+        if scope.channel is not None:
+            named = {name: getattr(scope, name) for name in ("sku", "brand", "category")}
+            fits = goods.filter(*(pl.col(name) == value for name, value in named.items() if value is not None))
+            found[scope.channel] = sorted({*found.get(scope.channel, ()), *fits["sku"].to_list()})
+    return found
+
+
+def _policies(settings: Mapping[str, events.Message], at_us: int | None, channel: str | None = None) -> pl.DataFrame:
+    """The policies that are valid at a moment, whatever their dates without one; of channels only those of one."""
     rows = [
         (
             message.policy,
@@ -237,7 +273,9 @@ def _policies(settings: Mapping[str, events.Message], at_us: int | None) -> pl.D
             *(getattr(message.values, name) for name in _VALUES),
         )
         for message in settings.values()
-        if isinstance(message, events.PolicySet) and message.scope.channel is None and _is_valid(message, at_us)
+        if isinstance(message, events.PolicySet)
+        and message.scope.channel in (None, channel)
+        and _is_valid(message, at_us)
     ]
     return pl.DataFrame(rows, schema=_POLICY_SCHEMA, orient="row")
 

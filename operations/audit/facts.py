@@ -99,6 +99,7 @@ FACT_SCHEMA: dict[str, pl.DataType] = {
     "net": pl.Boolean(),  # a count that left out what was unavailable or allocated
     "asked": pl.Int64(),  # units wanted by a request that was answered; `units` are those granted
     "verdict": pl.String(),  # of a request that was answered
+    "channel": pl.String(),
 }
 
 
@@ -177,9 +178,12 @@ def judge_setting(record: LogRecord) -> Judged:
     refusal = _bad_common(decoded, record.timestamp_ms)
     if refusal is None and isinstance(decoded, events.LocationSet | events.SourceAlive):
         refusal = _bad_name(decoded.location, "location")
+    channel = decoded.scope.channel if isinstance(decoded, events.PolicySet) else None
+    if refusal is None and channel is not None:
+        refusal = "a channel called *" if channel == "*" else _bad_name(channel, "channel")
     if refusal is not None:
         return Judged(decoded, refusal)
-    doubt = _doubtful_ids(decoded)
+    doubt = _doubtful_ids(decoded) or (None if channel is None else _doubtful_name(channel))
     if isinstance(decoded, events.LocationSet | events.SourceAlive):
         doubt = doubt or _doubtful_name(decoded.location)
     if _setting_key(decoded) != (record.key or b"").decode(errors="replace"):
@@ -238,6 +242,7 @@ def row_of(record: LogRecord, message: events.Message, granted: Granted | None =
         getattr(message, "basis", "gross") == "net",
         None if granted is None else getattr(message, "units", None),
         None if granted is None else granted.verdict,
+        message.channel,
     )
 
 

@@ -28,6 +28,7 @@ class OpenHold(NamedTuple):
     location: str
     units: int
     expires_us: int | None
+    channel: str | None
 
 
 class Allocated(NamedTuple):
@@ -36,6 +37,7 @@ class Allocated(NamedTuple):
     sku: str
     location: str
     units: int
+    channel: str | None
 
 
 @dataclass
@@ -44,6 +46,7 @@ class _Cell:
 
     left: int = 0
     taken: int = 0
+    channel: str | None = None
 
 
 @dataclass
@@ -53,12 +56,14 @@ class _Hold:
     location: str | None = None
     left: int = 0
     expires_us: int | None = None
+    channel: str | None = None
 
     def fold(self, row: dict[str, object]) -> None:
         """One more fact that names this hold, in order of time."""
         kind, units, expires_us = row["type"], row["take"], row["expires_us"]
         if kind == _CREATED:
             self.location, self.left, self.expires_us = str(row["location"]), _int(units), _time(expires_us)
+            self.channel = _text(row["channel"])
         elif kind == _RENEWED:
             if self.expires_us is None or _int(row["effective_us"]) < self.expires_us:
                 self.expires_us = _time(expires_us)
@@ -76,7 +81,7 @@ class _OrderLine:
         """One more fact that names this order line, in order of time."""
         kind, own, units = row["type"], str(row["location"]), _int(row["take"])
         if kind == _ALLOCATED:
-            self.cells[own] = _Cell(left=units)
+            self.cells[own] = _Cell(left=units, channel=_text(row["channel"]))
         elif kind == _ARRIVED:
             self.cells.setdefault(own, _Cell()).left += units
         elif row["restores"]:
@@ -110,7 +115,7 @@ def open_holds(facts: pl.DataFrame) -> list[OpenHold]:
         for row in rows:
             hold.fold(row)
         if hold.location is not None and hold.left > 0:
-            found.append(OpenHold(str(sku), hold.location, hold.left, hold.expires_us))
+            found.append(OpenHold(str(sku), hold.location, hold.left, hold.expires_us, hold.channel))
     return found
 
 
@@ -129,7 +134,9 @@ def allocations(facts: pl.DataFrame) -> list[Allocated]:
         for row in rows:
             order_line.fold(row)
         found.extend(
-            Allocated(str(sku), location, cell.left) for location, cell in order_line.cells.items() if cell.left > 0
+            Allocated(str(sku), location, cell.left, cell.channel)
+            for location, cell in order_line.cells.items()
+            if cell.left > 0
         )
     return found
 
@@ -148,7 +155,7 @@ def _groups(
     order = ["counts", *_ORDER]
     told = left_once(facts.filter(pl.col("echo").is_not_null()), [*identity, "location", "echo"], order)
     once = told.with_columns(take=pl.col("once").abs(), restores=pl.col("once") < 0)
-    columns = [*identity, *_ORDER, "location", "type", "take", "restores", "expires_us"]
+    columns = [*identity, *_ORDER, "location", "type", "take", "restores", "expires_us", "channel"]
     both = pl.concat([frame.filter("counts").select(columns) for frame in (alone, once)])
     rows = both.sort([*identity, *_ORDER]).iter_rows(named=True)
     return groupby(rows, key=lambda row: tuple(row[name] for name in identity))
@@ -157,6 +164,10 @@ def _groups(
 def _int(value: object) -> int:
     assert isinstance(value, int)
     return value
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
 
 
 def _time(value: object) -> int | None:

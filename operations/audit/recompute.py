@@ -39,6 +39,7 @@ class Recomputed:
             first), on_hand, unavailable, committed, baseline, in_transit, inbound, next_inbound_at.
         duplicates: facts without a second effect, by partition.
         applied: facts with an effect or absorbed by a count, by partition.
+        bound: units that open holds and allocations bind for a channel, by SKU and channel.
         requests: sku, source and id of the requests that nobody granted and that repeat nothing.
         in_flux: keys of which a hold ended or an ETA passed while the outputs were read.
         problems: answers to requests that contradict what was promised before.
@@ -50,6 +51,7 @@ class Recomputed:
     in_flux: frozenset[tuple[str, str]]
     requests: frozenset[Identity]
     problems: list[str]
+    bound: dict[tuple[str, str], int]
 
 
 def recompute(facts: pl.DataFrame, moment: Moment) -> Recomputed:
@@ -58,7 +60,7 @@ def recompute(facts: pl.DataFrame, moment: Moment) -> Recomputed:
     settled = settle(distinct)
     # What is left of requests was rejected, or told of a hold that was there: it left nothing.
     first = settled.facts.filter(pl.col("type") != "reservation.requested")
-    committed, in_flux = _committed(first, moment)
+    committed, bound, in_flux = _committed(first, moment)
     coming, back, destinations = coming_by_key(first)
     supply, due = _supply(coming, moment)
     moved, changed = _moved(first, back)
@@ -76,7 +78,15 @@ def recompute(facts: pl.DataFrame, moment: Moment) -> Recomputed:
     total = _by_partition(facts)
     duplicates = {partition: total[partition] - applied.get(partition, 0) for partition in total}
     rejected = distinct.filter(pl.col("type") == "reservation.requested").select(_IDENTITY)
-    return Recomputed(balances, duplicates, applied, in_flux | due, frozenset(rejected.iter_rows()), settled.problems)
+    return Recomputed(
+        balances,
+        duplicates,
+        applied,
+        in_flux | due,
+        frozenset(rejected.iter_rows()),
+        settled.problems,
+        bound,
+    )
 
 
 def without_duplicates(facts: pl.DataFrame) -> pl.DataFrame:
@@ -201,15 +211,18 @@ def _unavailable(first: pl.DataFrame, moved: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _committed(first: pl.DataFrame, moment: Moment) -> tuple[pl.DataFrame, frozenset[tuple[str, str]]]:
-    """Every legal sum of open holds and allocations per key, and the keys with more than one."""
+def _committed(first: pl.DataFrame, moment: Moment) -> tuple[pl.DataFrame, dict[Key, int], frozenset[Key]]:
+    """Every legal sum of open holds and allocations per key, what channels bind, and the keys with more than one."""
+    bound: dict[Key, int] = defaultdict(int)
     firm: dict[tuple[str, str], int] = defaultdict(int)
     ending: dict[tuple[str, str], list[OpenHold]] = defaultdict(list)
     for allocated in allocations(first):
         firm[allocated.sku, allocated.location] += allocated.units
+        bound[allocated.sku, allocated.channel or ""] += allocated.units
     for hold in open_holds(first):
         if hold.expires_us is None or hold.expires_us > moment.latest_us:
             firm[hold.sku, hold.location] += hold.units
+            bound[hold.sku, hold.channel or ""] += hold.units
         elif hold.expires_us > moment.earliest_us:
             ending[hold.sku, hold.location].append(hold)
     rows = [
@@ -223,7 +236,7 @@ def _committed(first: pl.DataFrame, moment: Moment) -> tuple[pl.DataFrame, froze
         "alternative": pl.Int64(),
         "committed": pl.Int64(),
     }
-    return pl.DataFrame(rows, schema=schema, orient="row"), frozenset(ending)
+    return pl.DataFrame(rows, schema=schema, orient="row"), bound, frozenset(ending)
 
 
 def _legal_sums(firm: int, ending: Iterable[OpenHold]) -> list[int]:

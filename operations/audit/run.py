@@ -21,8 +21,8 @@ from operations.audit.compare import DecodeOutcomes, compare_outcomes, compare_t
 from operations.audit.expected import dates_between, expected_records
 from operations.audit.inputs import DeadLetters, Inputs
 from operations.audit.log import AuditImpossible, Extents, Log, Progress
-from operations.audit.networks import ALL_CHANNELS, PublishedNetworks, compare_networks
 from operations.audit.networks import VIEW_PREFIX as NETWORK_PREFIX
+from operations.audit.networks import PublishedNetworks, compare_networks
 from operations.audit.published import Published, read_view
 from operations.audit.recompute import Moment, Recomputed, recompute
 from operations.audit.report import AuditReport, Findings
@@ -106,7 +106,7 @@ def audit(
     rows = [expected_records(recomputed.balances, settings, items, at) for at in (moment.earliest_us, *dates)]
     compare_topic(pl.concat(rows), published.columns(), findings)
     if not dates:
-        compare_networks(rows[0], settings, items, moment.earliest_us, networks.by_key(), recomputed.in_flux, findings)
+        compare_networks(recomputed, settings, items, moment.earliest_us, networks.by_key(), findings)
     published.report_stale()
     answers.report_unanswered(recomputed.requests)
     answers.report_contradictions()
@@ -116,8 +116,9 @@ def audit(
         entries = published.entries()
         compare_view(entries, view, entries.keys() if dates else recomputed.in_flux, findings)
     if network_view is not None:
-        flux = {(sku, ALL_CHANNELS) for sku, _ in recomputed.in_flux}
         network_entries = networks.entries()
+        skus_in_flux = {sku for sku, _ in recomputed.in_flux}
+        flux = {key for key in network_entries.keys() | network_view.keys() if key[0] in skus_in_flux}
         compare_view(network_entries, network_view, network_entries.keys() if dates else flux, findings)
     reported = compare_outcomes(outcomes, decode_outcomes, extents, dead, recomputed, inputs, findings)
     return AuditReport(

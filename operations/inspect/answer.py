@@ -112,6 +112,32 @@ class Place(Struct, frozen=True):
     movements: list[Movement]
 
 
+class NetworkMode(Struct, frozen=True):
+    """One way of selling over all locations: how much, and by which of the two formulas.
+
+    `safety_stock`: the network's own, by this policy, which then stands for those of the locations; null without one.
+    """
+
+    status: str
+    available: int | None
+    safety_stock: int | None
+    policy: str | None
+    quota: int
+    reserved_for_others: int
+
+
+class Network(Struct, frozen=True):
+    """What a channel (`*`: any) can sell over all locations; `bound`: units held and allocated for it alone."""
+
+    channel: str
+    status: str
+    locations_in_stock: int
+    locations_unknown: int
+    bound: int
+    ship: NetworkMode
+    pickup: NetworkMode
+
+
 class Read(Struct, frozen=True):
     """How much of an input was read: from which offset to which, and how much of that the saved state lacks."""
 
@@ -133,6 +159,7 @@ class Explanation(Struct, frozen=True):
     inputs: list[Read]
     dead_letters: dict[str, int]
     notes: list[str]
+    networks: list[Network] = []
 
 
 class Unknown(Struct, frozen=True):

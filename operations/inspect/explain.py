@@ -12,6 +12,8 @@ from operations.inspect.answer import (
     Line,
     Mode,
     Movement,
+    Network,
+    NetworkMode,
     Place,
     Published,
     Question,
@@ -30,7 +32,7 @@ from stock.commitments import line_in, order_line_in, reservation_in
 from stock.effects import effect_of
 from stock.events import ReservationRequested
 from stock.ledger import Ledger
-from stock.network import available_to_promise
+from stock.network import ALL_CHANNELS, available_to_promise
 from stock.orders import Hold
 from stock.terms import ModeTerms
 from stock.times import micros, moment
@@ -68,7 +70,31 @@ def explain(found: Found, question: Question, now: datetime) -> Explanation | Un
         inputs=inputs,
         dead_letters=found.letters_by_reason(),
         notes=_notes(found, inputs, places),
+        networks=_networks(found.sku, ledger),
     )
+
+
+def _networks(sku: str, ledger: Ledger) -> list[Network]:
+    """What each channel can sell over all locations; in the LOW_STOCK band, as if it came from above."""
+    networks = []
+    for channel in ledger.network.channels(sku):
+        seen = ledger.network.view(sku, channel, 0, keep=False)
+        if seen is None:
+            continue
+        named = None if channel == ALL_CHANNELS else channel
+        terms = ledger.policies.network_terms(sku, named, ledger.items.by_sku.get(sku))
+        reserved = (0, 0) if named is None else ledger.network.reserved(sku, named)
+        modes = [
+            NetworkMode(STATUSES[status], units, own.safety_stock, own.policy, own.quota if named else 0, others)
+            for status, units, own, others in (
+                (seen.ship, seen.available_to_ship, terms.ship, reserved[0]),
+                (seen.pickup, seen.available_in_store, terms.pickup, reserved[1]),
+            )
+        ]
+        bound = seen.committed if named is None else ledger.commitments.for_channel(sku, named)
+        known = seen.locations_in_stock, seen.locations_unknown
+        networks.append(Network(channel, STATUSES[seen.status], *known, bound, *modes))
+    return networks
 
 
 def _place(found: Found, ledger: Ledger, location: str, positions: list[int], movements: int, now: datetime) -> Place:

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from operations.inspect.answer import Explanation, Mode, Place, Unknown
+from operations.inspect.answer import Explanation, Mode, Network, NetworkMode, Place, Unknown
 
 MODES = (("ship", "ship"), ("pickup", "pick-up"))
 
@@ -31,6 +31,8 @@ def render(answer: Explanation | Unknown) -> RenderableType:
     ]
     for place in answer.places:
         parts += _place(place)
+    if answer.networks:
+        parts.append(_networks(answer.networks))
     read = ", ".join(f"{one.topic} {one.from_offset}-{one.to_offset}" for one in answer.inputs)
     parts.append(Text(f"inputs read: {read}", style="dim"))
     if answer.dead_letters:
@@ -61,6 +63,28 @@ def _place(place: Place) -> list[RenderableType]:
     if place.movements:
         parts.append(_movements(place))
     return parts
+
+
+def _networks(networks: list[Network]) -> Table:
+    table = Table(title="over all locations, by channel", title_justify="left", show_edge=False)
+    for column in ("channel", "status", "ship", "pick-up", "in stock at", "bound for it", "how"):
+        right = column in ("ship", "pick-up", "in stock at", "bound for it")
+        table.add_column(column, justify="right" if right else "left", overflow="fold")
+    for one in networks:
+        numbers = [one.ship.available, one.pickup.available, one.locations_in_stock, one.bound]
+        cells = ["unknown" if number is None else f"{number:,}" for number in numbers]
+        how = _how(one.ship) if one.ship == one.pickup else f"ship: {_how(one.ship)}; pick-up: {_how(one.pickup)}"
+        table.add_row(Text(one.channel), one.status, *cells, Text(how))
+    return table
+
+
+def _how(mode: NetworkMode) -> str:
+    told = "what each location may sell"
+    if mode.safety_stock is not None:
+        told = f"all there is, less {mode.safety_stock:,} by policy {mode.policy}"
+    if mode.reserved_for_others:
+        told += f", less {mode.reserved_for_others:,} kept for other channels"
+    return f"{told}; has a quota of {mode.quota:,}" if mode.quota else told
 
 
 def _arithmetic(place: Place) -> Table:

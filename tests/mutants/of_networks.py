@@ -6,14 +6,15 @@ from tests.mutants.mutant import bug
 
 OUTLET, LANE = "sinks/outlet.py", "sinks/network_lane.py"
 PUBLISHER, LEDGER = "sinks/publisher.py", "stock/ledger.py"
-NETWORK, ALERTS = "stock/network.py", "stock/alerts.py"
+NETWORK, SUMS, ALERTS = "stock/network.py", "stock/sums.py", "stock/alerts.py"
+COMMITMENTS, ORDERS, POLICIES = "stock/commitments.py", "stock/orders.py", "stock/policies.py"
 
 NETWORKS = (
     bug(
         "network_of_a_mode_that_is_off",
         "network: modes that are off",
         "A location that does not ship is counted as one that has sold out.",
-        (NETWORK, "return 0 if mode.reason in _OFF else _MODE_COUNTS", "return _MODE_COUNTS"),
+        (SUMS, "    if mode.reason in _OFF:\n        return 0\n", ""),
         caught_by="tests/stock/test_network.py",
     ),
     bug(
@@ -76,7 +77,7 @@ NETWORKS = (
         "networks_are_not_compared_after_a_takeover",
         "section 7: digests compared after takeover",
         "What changed for a network alone while nobody owned the partition is never published.",
-        (OUTLET, "self.network.look_at(sku)  # rules", "pass  # rules"),
+        (OUTLET, "looked += self.network.look_at(sku, cause) - 1  # rules", "pass  # rules"),
         caught_by="tests/sinks/test_network_lane.py",
     ),
     bug(
@@ -84,6 +85,104 @@ NETWORKS = (
         "section 7: foreign writes answered",
         "A fenced writer's network record stays the newest word.",
         (PUBLISHER, "                    outlet.network.show_again(keys)\n", "                    pass\n"),
+    ),
+    bug(
+        "networks_with_a_safety_stock_add_up_what_each_may_sell",
+        "network: both formulas",
+        "Each location keeps its own safety stock, and the network another one on top.",
+        (SUMS, "units = base = total[_RAW_SHIP + mode] - terms", "units = base = total[mode] - terms"),
+        caught_by="tests/stock/test_channels.py",
+    ),
+    bug(
+        "a_channel_leaves_its_own_quota_alone",
+        "network: quotas",
+        "What is ring-fenced for a channel is hidden from that very channel.",
+        (NETWORK, "            if other != channel:\n", "            if True:\n"),
+        caught_by="tests/stock/test_channels.py",
+    ),
+    bug(
+        "quotas_do_not_shrink",
+        "network: quotas",
+        "What a channel has taken of its quota is kept for it once more.",
+        (NETWORK, "bound = self._bound_for(sku, other) - (", "bound = 0 - ("),
+        caught_by="tests/stock/test_channels.py",
+    ),
+    bug(
+        "channels_are_lost_with_the_process",
+        "network: quotas after a restart",
+        "After a restart no hold counts for its channel.",
+        (COMMITMENTS, "        self._bind_for(sku, order.channel, order.open_units(self.clock_us))\n", ""),
+        caught_by="tests/stock/test_channels.py",
+    ),
+    bug(
+        "holds_that_end_count_for_their_channel",
+        "network: quotas and time",
+        "A hold that has ended goes on using up the quota of its channel.",
+        (COMMITMENTS, '                    self._bind_for(key.partition("|")[0], order.channel, -order.left)\n', ""),
+        caught_by="tests/stock/test_channels.py",
+    ),
+    bug(
+        "the_last_told_channel_holds",
+        "network: channels do not depend on the order of arrival",
+        "A late older statement gives a hold its channel.",
+        (ORDERS, " and new is _newest_statement(self.facts):", ":"),
+        caught_by="tests/stock/test_channels.py",
+    ),
+    bug(
+        "requests_take_what_is_ring_fenced",
+        "verdicts: quotas",
+        "Anybody is granted what is kept for a channel.",
+        (LEDGER, "        return fenced(offers, event.mode, ", "        return offers or fenced(offers, event.mode, "),
+        caught_by="tests/stock/test_channels.py",
+    ),
+    bug(
+        "a_channel_that_is_gone_stays_published",
+        "network: channels end",
+        "The last record of a channel that no policy names stands for ever.",
+        (NETWORK, "named, told = self._named(sku), self._told.get(sku)", "named, told = self._named(sku), None"),
+        caught_by="tests/sinks/test_network_lane.py",
+    ),
+    bug(
+        "a_channel_is_forgotten_with_its_older_null",
+        "network: channels end",
+        "A channel comes back and goes again, and its last record stays.",
+        (LANE, "if value is not None or key in self._latest or not", "if value is not None or not"),
+        caught_by="tests/sinks/test_network_lane.py",
+    ),
+    bug(
+        "locations_do_not_tell_channels",
+        "network: rules of channels at a location",
+        "A location moves to another region, and only a channel minds; nobody looks at it.",
+        (OUTLET, "elif sku not in sweep.networks and self.network.has_channels(sku):", "elif False:"),
+        caught_by="tests/sinks/test_network_lane.py",
+    ),
+    bug(
+        "channels_of_a_far_location_are_not_looked_at",
+        "network: rules of channels at a location",
+        "A channel that a policy names at one location has no record of a SKU that lies elsewhere.",
+        (POLICIES, "scope.location if scope.channel is None else None, cause)", "scope.location, cause)"),
+        caught_by="tests/sinks/test_network_lane.py",
+    ),
+    bug(
+        "kept_sums_of_channels_survive_their_rules",
+        "network: kept sums",
+        "A network that is in use goes on saying what its channels saw under the old rules.",
+        (LANE, "        self._network.forget_channels(sku)\n", ""),
+        caught_by="tests/sinks/test_network_lane.py",
+    ),
+    bug(
+        "kept_sums_of_channels_do_not_hear_changes",
+        "network: kept sums",
+        "A channel sees what its locations said when it was first asked for.",
+        (SUMS, "                    of_channel.behind.update(self.heard)\n", "                    pass\n"),
+        caught_by="tests/stock/test_channels.py",
+    ),
+    bug(
+        "two_nulls_are_taken_for_one",
+        "network: acknowledgements",
+        "An older null's acknowledgement is taken for that of the newest record, which is still on its way.",
+        (LANE, "return (*DELISTED,) if seen", "return DELISTED if seen"),
+        caught_by="tests/sinks/test_network_lane.py",
     ),
     bug(
         "alert_is_sent_before_it_is_durable",

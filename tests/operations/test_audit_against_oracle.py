@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -14,20 +13,23 @@ from operations.audit.compare import compare_topic
 from operations.audit.expected import expected_records
 from operations.audit.inputs import DeadLetters, Inputs
 from operations.audit.log import LogRecord
+from operations.audit.networks import compare_networks
 from operations.audit.published import PUBLISHED_SCHEMA
 from operations.audit.recompute import Moment, recompute
 from operations.audit.report import Findings
-from schemas.records import ReservationVerdict, micros
+from schemas.records import Cause, NetworkAvailability, ReservationVerdict, micros
 from schemas.topics import RESERVATION_VERDICTS, STOCK_SETTINGS
 from stock.events import ReservationRequested
-from tests.oracle import Expected, Key, expected, promises
-from tests.strategies import History, World, random_history, to_wire
+from tests.network_oracle import NetworkKey, expected_networks
+from tests.oracle import BEST_FIRST, Expected, Key, expected, promises
+from tests.strategies import START, History, World, random_history, to_wire
 
+CAUSE = Cause("test", "id", "test", START)
 WORLD = World(null_settings=True, settings_percent=25, items_percent=8)
 
 
-def audited(history: History, now: datetime, findings: Findings) -> pl.DataFrame:
-    """What the audit expects at a moment, read from the wire."""
+def audited(history: History, findings: Findings) -> Inputs:
+    """What the audit reads from the wire."""
     answers = Answers(findings)
     for verdict in answered(history):
         answers.add([LogRecord(RESERVATION_VERDICTS.name, 0, 0, 0, b"", msgspec.json.encode(verdict))])
@@ -36,9 +38,7 @@ def audited(history: History, now: datetime, findings: Findings) -> pl.DataFrame
         topic, key, value = to_wire(told.message)
         record = LogRecord(topic, 0, offset, micros(told.at) // 1_000, key.encode(), value)
         (inputs.add_settings if topic == STOCK_SETTINGS.name else inputs.add_facts)([record])
-    at_us = micros(now)
-    balances = recompute(inputs.facts(), Moment(at_us, at_us)).balances
-    return expected_records(balances, inputs.settings(), inputs.items(), at_us)
+    return inputs
 
 
 def answered(history: History) -> list[ReservationVerdict]:
@@ -68,14 +68,59 @@ def published(wanted: dict[Key, Expected]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=PUBLISHED_SCHEMA, orient="row")
 
 
+def published_networks(wanted: dict[NetworkKey, dict[str, Any]]) -> dict[NetworkKey, NetworkAvailability]:
+    """Network records as the oracle wants them; of several legal statuses, the better ones."""
+    records = {}
+    for (sku, channel), fields in wanted.items():
+        chosen = {
+            name: min(value, key=BEST_FIRST.index) if isinstance(value, set) else value
+            for name, value in fields.items()
+        }
+        status = min(chosen["status_ship"], chosen["status_pickup"], key=BEST_FIRST.index)
+        said = {
+            "version": 1,
+            "sku": sku,
+            "channel": channel,
+            "status": status,
+            "cause": CAUSE,
+            "changed_at": CAUSE.occurred_at,
+        }
+        records[sku, channel] = NetworkAvailability(**said, **chosen)
+    return records
+
+
 @pytest.mark.parametrize("seed", range(25))
 def test_both_expect_the_same_records(seed: int) -> None:
-    """All types, lifecycles, scopes and dates, at the end of a history and some time after it."""
+    """All types, lifecycles, scopes, channels and dates, at the end of a history and some time after it."""
     history = random_history(seed, 200, WORLD)
     findings = Findings()
     for now in (history.told[-1].at, history.now):
         given = promises(msgspec.to_builtins(verdict) for verdict in answered(history))
         wanted = expected(history.facts, history.settings, now, given)
-        found = audited(history, now, findings)
-        compare_topic(found, published(wanted), findings)
+        inputs, at_us = audited(history, findings), micros(now)
+        settings, items = inputs.settings(), inputs.items()
+        recomputed = recompute(inputs.facts(), Moment(at_us, at_us))
+        compare_topic(expected_records(recomputed.balances, settings, items, at_us), published(wanted), findings)
+        networks = published_networks(expected_networks(history.facts, history.settings, now, given))
+        compare_networks(recomputed, settings, items, at_us, networks, findings)
         assert findings.kept == [], f"seed {seed}"
+
+
+def test_a_channels_record_that_is_missing_or_stays_is_found() -> None:
+    """What no policy names any more must be gone, what one names must be there, and say what its channel may sell."""
+    history = random_history(22, 200, WORLD)
+    findings = Findings()
+    inputs, at_us = audited(history, findings), micros(history.now)
+    recomputed = recompute(inputs.facts(), Moment(at_us, at_us))
+    given = promises(msgspec.to_builtins(verdict) for verdict in answered(history))
+    networks = published_networks(expected_networks(history.facts, history.settings, history.now, given))
+    named = sorted(key for key in networks if key[1] != "*")
+    assert named, "the history has channels"
+    sku, channel = named[0]
+    wrong = msgspec.structs.replace(networks[named[-1]], on_hand=99_999)
+    changed = {**networks, (sku, "nobody"): networks[named[0]], named[-1]: wrong}
+    del changed[named[0]]
+    compare_networks(recomputed, inputs.settings(), inputs.items(), at_us, changed, findings)
+    told = " ".join(map(str, findings.kept))
+    for part in (f"{sku}|{channel} is not published", f"{sku}|nobody is published, but", "on_hand is 99999"):
+        assert part in told

@@ -266,6 +266,32 @@ def test_items_and_heartbeats_count_as_they_do_in_the_pipeline() -> None:
     assert place(found).ship.why.startswith("A feed of the location has been silent")
 
 
+def test_networks_say_by_which_formula_and_what_they_leave_to_others() -> None:
+    """Which safety stock counts no record tells: it is seen here, with the policy that set it."""
+    settings = (
+        policy("keep", {"location": "A"}, safety_stock=2),
+        policy("all", {"channel": "app", "mode": "ship"}, network_safety_stock=3),
+        policy("fence", {"channel": "web"}, quota=6),
+    )
+    other = fact("wms.count", 0, 5, location="B")
+    answer = asked(found_after(COUNT, other, hold(1, 2, channel="web"), settings=settings))
+    told = {one.channel: one for one in answer.networks}
+    assert {name: (one.ship.available, one.pickup.available) for name, one in told.items()} == {
+        "*": (11, 11),
+        "app": (6, 7),
+        "web": (11, 11),
+    }
+    app, web = told["app"], told["web"]
+    assert (app.ship.safety_stock, app.ship.policy, app.ship.reserved_for_others, app.bound) == (3, "all", 4, 0)
+    assert (app.pickup.safety_stock, app.pickup.reserved_for_others) == (None, 4)
+    assert (web.ship.quota, web.ship.reserved_for_others, web.bound, told["*"].bound) == (6, 0, 2, 2)
+    shown = Console(file=io.StringIO(), width=200)
+    shown.print(render(answer))
+    text = shown.file.getvalue()  # type: ignore[attr-defined]
+    assert "ship: all there is, less 3 by policy all, less 4 kept for other channels; pick-up: what each" in text
+    assert "what each location may sell; has a quota of 6" in text
+
+
 def test_an_unknown_sku_or_location_gets_advice() -> None:
     """Where it is known, what was refused, where its key belongs: what a sender can check."""
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from schemas.records import NetworkAvailability, decode_network
 from schemas.state import open_envelope
 from sinks.network_lane import Tail
+from stock.events import ItemSet, LocationSet, PolicySet
 from stock.ledger import Ledger
-from stock.policies import Policies
+from stock.policies import Change, Policies
 from tests.sinks.fake_wire import Window
-from tests.stock.facts import KEY, Desk, fact, policy, told, us
+from tests.stock.facts import KEY, Desk, at, fact, location, policy, rules, told, us
 
 COUNT = fact("wms.count", 0, 9)
 
@@ -213,6 +216,205 @@ def test_a_failed_delivery_is_told() -> None:
     window.serve(1)
     window.wire.logs["network"].fail()
     assert len(window.wire.failures) == 1
+
+
+# Channels
+
+
+def by_channel(window: Window) -> dict[str, int | None]:
+    """The network records in flight, by channel: what can be shipped; None where it is gone."""
+    log = window.wire.logs["network"]
+    first = len(log.records)
+    window.networks()
+    said = {}
+    for key, value, _ in log.records[first:]:
+        channel = (key or b"").decode().partition("|")[2]
+        assert channel not in said, "each is said once"
+        said[channel] = None if value is None else decode_network(value).available_to_ship
+    return said
+
+
+def rule(window: Window, now: float, *changes: PolicySet | LocationSet | str) -> None:
+    """Policies and locations that are set, or policies that are removed, as the settings topic tells them."""
+    policies = window.ledger.policies
+    for one in changes:
+        if isinstance(one, LocationSet):
+            policies.set_location(one)
+            told = [Change(None, one.location, None)]
+        elif isinstance(one, PolicySet):
+            replaced = policies.set_policy(one)
+            scopes = [one.scope] if replaced is None else [one.scope, replaced]
+            told = [Change.inside(scope, ("policy.set", one.policy, "planning", us(now))) for scope in scopes]
+        else:
+            removed = policies.remove_policy(one)
+            assert removed is not None
+            told = [Change.inside(removed, None)]
+        for change in told:
+            window.outlet.look_again(*change)
+    settle(window, now)
+
+
+def settle(window: Window, now: float) -> None:
+    """Look at all that rules may concern, and say it."""
+    while window.outlet.sweep():
+        pass
+    window.serve(now)
+
+
+def test_a_channel_comes_with_its_first_policy_and_goes_with_its_last() -> None:
+    """With that as the cause, and with a null; then nothing is kept of it."""
+    window = opened()
+    rule(window, 1, policy("keep", {"channel": "app"}, safety_stock=2))
+    log = window.wire.logs["network"]
+    [(_, value, _, _)] = log.in_flight
+    assert value is not None
+    assert decode_network(value).cause.id == "keep"
+    assert by_channel(window) == {"app": 9}
+    rule(window, 2, policy("more", {"channel": "app", "sku": "SKU"}, safety_stock=3))
+    assert by_channel(window) == {"app": 7}
+    rule(window, 3, "keep")
+    assert by_channel(window) == {}
+    rule(window, 4, "more")
+    assert by_channel(window) == {"app": None}
+    window.outlet.cut(4, complete=True)
+    window.land()
+    newest = {key: value for key, value, _ in window.wire.logs["state"].records}
+    assert newest[b"|network|SKU|app"] is None
+    assert newest[b"|network|SKU|*"] is not None
+    window.desk.tell(fact("pos.sale", 5, 1))
+    window.serve(5)
+    assert by_channel(window) == {"*": 12}
+
+
+def test_a_change_is_told_to_every_channel_at_once() -> None:
+    """In the same turn; a hold for one channel of a quota leaves the others where they were."""
+    window = opened()
+    rule(window, 1, policy("q", {"channel": "web"}, quota=5), policy("a", {"channel": "app"}, quota=0))
+    assert by_channel(window) == {"web": 13, "app": 8}
+    window.desk.tell(fact("reservation.created", 2, 4, channel="web"))
+    window.serve(2)
+    records = window.wire.logs["network"].in_flight
+    assert {decode_network(value).cause.type for _, value, _, _ in records if value} == {"reservation.created"}
+    assert by_channel(window) == {"*": 9, "web": 9, "app": 8}
+    window.desk.tell(fact("reservation.created", 3, 4))
+    window.serve(3)
+    assert by_channel(window) == {"app": 4}, "the same units, and no more for the web"
+
+
+PLACES: list[tuple[str, list[PolicySet | LocationSet], LocationSet, dict[str, int]]] = [
+    (
+        "a region that only the channel minds",
+        [policy("p", {"channel": "app", "region": "north"}, safety_stock=3)],
+        location("A", region="north"),
+        {"app": 10},
+    ),
+    (
+        "a mode that is off for all but the channel",
+        [policy("p", enabled=False), policy("q", {"channel": "app"}, enabled=True)],
+        location("B", ship=False),
+        {"app": 9},
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "settings", "place", "wanted"), PLACES, ids=[row[0] for row in PLACES])
+def test_what_changes_at_a_location_reaches_its_channels(
+    text: str, settings: list[PolicySet | LocationSet], place: LocationSet, wanted: dict[str, int]
+) -> None:
+    """Although that location's own numbers stay what they were."""
+    window = opened()
+    rule(window, 1, *settings)
+    by_channel(window)
+    window.land()
+    rule(window, 2, place)
+    said = by_channel(window)
+    assert {channel: said[channel] for channel in wanted} == wanted
+
+
+def test_a_policy_of_a_channel_at_one_location_gives_every_sku_a_record() -> None:
+    """A SKU that does not lie there has the channel too: it may come there any time."""
+    window = opened()
+    rule(window, 1, policy("p", {"channel": "app", "location": "FAR"}, safety_stock=3))
+    assert by_channel(window) == {"app": 13}
+
+
+def test_an_item_that_changes_its_category_changes_its_channels() -> None:
+    """What is named for shoes is gone once it is none."""
+    window = opened()
+    rule(window, 1, policy("p", {"channel": "app", "category": "shoes"}, safety_stock=3))
+    assert by_channel(window) == {}
+    for offset, (category, wanted) in enumerate((("shoes", {"app": 7}), ("bakery", {"app": None}))):
+        said: dict[str, Any] = {"id": f"i{offset}", "source": "master", "occurred_at": at(2), "brand": "own"}
+        window.ledger.apply_item("SKU", ItemSet(**said, sku="SKU", category=category, lifecycle="active"), offset)
+        window.serve(2 + offset)
+        settle(window, 2 + offset)
+        assert by_channel(window) == wanted
+
+
+def test_a_restart_removes_what_nobody_names_any_more() -> None:
+    """Whether the state knows the record, or only the tail of the topic."""
+    app = policy("p", {"channel": "app"}, safety_stock=3)
+    first = opened()
+    rule(first, 1, app)
+    assert by_channel(first) == {"app": 7}
+    in_tail = Tail(len(first.wire.logs["network"].records), 0, {"SKU|app", "SKU|*"})
+    unsaved = successor(first, caught_up=False, network_tail=in_tail)
+    unsaved.outlet.caught_up()
+    settle(unsaved, 10)
+    assert by_channel(unsaved) == {"*": 13, "app": None}
+    second = opened()
+    rule(second, 1, app)
+    by_channel(second)
+    second.outlet.cut(1, complete=True)
+    second.land()
+    same = successor(second, policies=rules(app))
+    settle(same, 10)
+    assert by_channel(same) == {}
+    gone = successor(second)
+    settle(gone, 10)
+    assert by_channel(gone) == {"app": None}
+
+
+def test_a_foreign_record_of_a_channel_that_is_gone_is_answered_with_a_null() -> None:
+    """A fenced process may still have known the channel."""
+    window = opened()
+    window.outlet.network.show_again(["SKU|app"])
+    window.serve(1)
+    assert by_channel(window) == {"app": None}
+
+
+def test_a_channel_that_comes_back_while_its_null_is_on_its_way_stays_known() -> None:
+    """The null's acknowledgement is not the last word of it."""
+    window = opened()
+    app = policy("p", {"channel": "app"}, safety_stock=3)
+    rule(window, 1, app)
+    window.land()
+    rule(window, 2, "p")
+    rule(window, 3, app)
+    rule(window, 4, "p")
+    window.wire.logs["network"].land(1)
+    assert window.ledger.network.channels("SKU") == ("*", "app")
+    window.land()
+    assert window.ledger.network.channels("SKU") == ("*",)
+    assert window.wire.logs["network"].records[-1][1] is None
+
+
+def test_a_delisted_sku_has_no_network_in_any_channel() -> None:
+    """Nor after its channel is gone; it comes back with both."""
+    window = opened()
+    rule(window, 1, policy("p", {"channel": "app"}, safety_stock=3))
+    by_channel(window)
+    window.ledger.apply_item("SKU", None, 0)
+    window.serve(2)
+    settle(window, 2)
+    assert by_channel(window) == {"*": None, "app": None}
+    rule(window, 3, "p")
+    assert by_channel(window) == {}
+    said: dict[str, Any] = {"id": "i", "source": "master", "occurred_at": at(4), "brand": "own", "category": "c"}
+    window.ledger.apply_item("SKU", ItemSet(**said, sku="SKU", lifecycle="active"), 1)
+    window.serve(4)
+    settle(window, 4)
+    assert by_channel(window) == {"*": 13}
 
 
 class _Nowhere:

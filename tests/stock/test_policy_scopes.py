@@ -226,12 +226,12 @@ def test_a_channels_policies_hold_in_that_channel_only() -> None:
         policy("b", {"mode": "ship"}, safety_stock=2),
         policy("c", {"channel": "marketplace", "sku": "SKU"}, enabled=False),
     )
-    assert policies.channels == {"web", "marketplace"}
+    assert set(policies.channels) == {"web", "marketplace"}
     found = [policies.channel_terms("SKU", "A", channel).ship for channel in (None, "web", "wholesale", "marketplace")]
     assert [terms.safety_stock for terms in found] == [2, 1, 2, 2]
     assert [terms.off for terms in found] == [None, None, None, "excluded"]
     policies.remove_policy("c")
-    assert policies.channels == {"web"}
+    assert set(policies.channels) == {"web"}
 
 
 NETWORK: list[Any] = [
@@ -259,12 +259,56 @@ def test_the_network_has_values_of_its_own(told: Any, channel: str | None, wante
     assert found.pickup == found.ship
 
 
-def test_the_network_knows_modes_bands_and_backorders() -> None:
-    """What a network record needs besides."""
+def test_the_network_knows_modes_and_bands() -> None:
+    """What a network record needs besides; whether a mode is off, each location says."""
     policies = rules(
-        policy("a", {"mode": "ship"}, enabled=False),
-        policy("b", low_stock_enter=5, low_stock_exit=9, backorder_limit=7),
+        policy("a", {"mode": "ship"}, low_stock_enter=6, enabled=False),
+        policy("b", low_stock_enter=5, low_stock_exit=9),
     )
     found = policies.network_terms("SKU")
-    assert found.ship == NetworkModeTerms("excluded", None, None, 0, 5, 9)
-    assert (found.pickup.off, found.backorder_limit) == (None, 7)
+    assert (found.ship, found.pickup) == (NetworkModeTerms(None, None, 0, 6, 9), NetworkModeTerms(None, None, 0, 5, 9))
+
+
+GOODS: list[Any] = [
+    case("a channel for all goods", [{"channel": "web"}], ("web",)),
+    case(
+        "several, each once",
+        [{"channel": "web"}, {"channel": "app"}, {"channel": "web", "mode": "ship"}],
+        ("app", "web"),
+    ),
+    case("for the SKU", [{"channel": "web", "sku": "SKU"}], ("web",)),
+    case("for another SKU", [{"channel": "web", "sku": "OTHER"}], ()),
+    case("for its category and brand", [{"channel": "web", "category": "shoes", "brand": "own"}], ("web",)),
+    case("for another brand", [{"channel": "web", "category": "shoes", "brand": "other"}], ()),
+    case("at one location, wherever the SKU is", [{"channel": "web", "location": "FAR"}], ("web",)),
+    case("none", [{"mode": "ship"}], ()),
+]
+
+
+@pytest.mark.parametrize(("scopes", "wanted"), GOODS)
+def test_a_sku_has_the_channels_that_policies_name_for_it(scopes: list[Any], wanted: tuple[str, ...]) -> None:
+    """While one of them is in force; they come back to none as they came."""
+    policies = rules(*(policy(f"p{n}", scope, quota=1) for n, scope in enumerate(scopes)))
+    assert policies.channels_of("SKU", SHOE) == wanted
+    for n in range(len(scopes)):
+        policies.remove_policy(f"p{n}")
+    assert policies.channels_of("SKU", SHOE) == ()
+    assert policies._channels_of == {}
+
+
+def test_terms_in_a_channel_and_over_all_locations_are_resolved_once() -> None:
+    """As those of a location; a change forgets those that it can concern."""
+    policies = rules(policy("a", {"channel": "web"}, safety_stock=1, quota=3))
+    here, over_all = policies.channel_terms("SKU", "A", "web", SHOE), policies.network_terms("SKU", "web", SHOE)
+    assert policies.channel_terms("OTHER", "A", "web", SHOE) is here
+    assert policies.network_terms("OTHER", "web", SHOE) is over_all
+    policies.set_location(location("A", ship=False))
+    assert policies.channel_terms("SKU", "A", "web", SHOE).ship.off == "location_off"
+    assert policies.network_terms("SKU", "web", SHOE) is over_all
+    policies.set_policy(policy("b", {"channel": "web", "sku": "SKU"}, quota=7))
+    assert policies.network_terms("SKU", "web", SHOE).ship.quota == 7
+    assert policies.network_terms("OTHER", "web", SHOE) is over_all
+    policies.set_policy(policy("a", {"channel": "web"}, safety_stock=1, quota=4))
+    assert policies.network_terms("OTHER", "web", SHOE).ship.quota == 4
+    policies.remove_policy("b")
+    assert policies.network_terms("SKU", "web", SHOE).ship.quota == 4
