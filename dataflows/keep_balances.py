@@ -16,6 +16,7 @@ from sinks.latency import Latencies
 from sinks.outlet import Letter, headers_of
 from sources.arrivals import Arrival, Batch, CaughtUp, Closed, Opened, SettingsRefused
 from sources.restore import Restored
+from stock.doubts import Thresholds
 from stock.effects import SUPPORTED
 from stock.events import ItemSet
 from stock.ledger import OUTCOMES, Ledger, LimitReached
@@ -60,7 +61,7 @@ class NotAdmitted(Exception):
 @dataclass(frozen=True)
 class BalanceContext:
     """What every partition's step shares. `topics`: positions of the keyed inputs by their name on the broker.
-    `traced`: hand the trace context of events on to the records they cause.
+    `traced`: hand the trace context of events on to the records they cause. `thresholds`: of alerts.
 
     `die` ends the process at once: an exception that Bytewax unwinds takes seconds, in which records still go out.
     """
@@ -73,6 +74,7 @@ class BalanceContext:
     wall_us: Callable[[], int]
     die: Callable[[BaseException], NoReturn]
     traced: bool = False
+    thresholds: Thresholds = field(default_factory=Thresholds)
 
 
 class KeepBalances(StatefulBatchLogic[Arrival, Changes, None]):
@@ -136,7 +138,8 @@ class KeepBalances(StatefulBatchLogic[Arrival, Changes, None]):
 
     def _open(self, opened: Opened) -> Changes:
         restored = opened.restored
-        self._ledger = Ledger(self._context.policies, self._context.facts_remembered, self._admit)
+        context = self._context
+        self._ledger = Ledger(context.policies, context.facts_remembered, self._admit, context.thresholds)
         self._ledger.restore(restored.records, restored.rewrite, self._context.wall_us())
         for topic, start in enumerate(opened.starts):
             self._ledger.passed(topic, start)

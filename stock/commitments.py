@@ -11,6 +11,7 @@ from heapq import heappop, heappush
 
 import msgspec
 
+from stock.doubts import Doubt, Thresholds, of_hold, of_line
 from stock.orders import Fact, Hold, OrderLine
 from stock.times import HOUR_US
 
@@ -20,7 +21,7 @@ CLOSED_HORIZON_US = 24 * HOUR_US  # How long a closed hold or order line still t
 # Stored. State keys beside `sku|location`: a location has at least one character and no control character.
 _HOLD = "|\x1fhold\x1f"
 _LINE = "|\x1forder\x1f"
-_EXPIRE, _FORGET = 0, 1
+_EXPIRE, _FORGET, _DOUBT = 0, 1, 2
 
 Change = tuple[str, int]  # key `sku|location`, units bound more (or, negative, fewer)
 
@@ -79,10 +80,15 @@ def _unpacked(key: str, packed: bytes) -> Hold | OrderLine:
 
 
 class Commitments:
-    """Holds, order lines and their sums; not thread-safe. Its clock is the time up to which holds have ended."""
+    """Holds, order lines and their sums; not thread-safe. Its clock is the time up to which holds have ended.
 
-    def __init__(self, topics: int) -> None:
+    `suspects` are the state keys of which somebody should see now whether there is a doubt about them.
+    """
+
+    def __init__(self, topics: int, thresholds: Thresholds | None = None) -> None:
         self.clock_us = 0
+        self.suspects: dict[str, None] = {}
+        self._thresholds = thresholds or Thresholds()
         self._topics = topics
         self._orders: dict[str, Hold | OrderLine] = {}
         self._per_sku: dict[str, int] = {}
@@ -113,6 +119,13 @@ class Commitments:
         order = self._orders.get(key)
         return -1 if order is None else order.applied[topic]
 
+    def doubts(self, key: str) -> tuple[Doubt, ...]:
+        """What there is to say against a hold or order line, by its state key."""
+        order = self._orders.get(key)
+        if order is None:
+            return ()
+        return of_hold(order, self._thresholds) if isinstance(order, Hold) else of_line(order, self._thresholds)
+
     def of_sku(self, sku: str) -> Iterator[tuple[str, Hold | OrderLine]]:
         """State key and content of every hold and order line of a SKU; looks at all there are, so for tools only."""
         for key, order in self._orders.items():
@@ -139,6 +152,8 @@ class Commitments:
         end_us = hold.expires_at_us
         if end_us is not None and end_us != was_end and end_us > self.clock_us:
             heappush(self._timers, (end_us, _EXPIRE, key))
+        if not hold.left or end_us is None:
+            self._doubt(key)
         after = hold.open_units(self.clock_us)
         if was_at == hold.location:
             return self._bind(sku, {hold.location: after - before})
@@ -157,6 +172,7 @@ class Commitments:
         line.applied[topic] = offset
         line.add(new)
         self._dirty[key] = None
+        self._doubt(key)
         after = line.left()
         return self._bind(sku, {at: after.get(at, 0) - before.get(at, 0) for at in {**before, **after}})
 
@@ -179,6 +195,8 @@ class Commitments:
                 continue
             if kind == _FORGET:
                 self._forget(key, order, now_us)
+            elif kind == _DOUBT:
+                self.suspects[key] = None
             elif isinstance(order, Hold) and order.expires_at_us == due_us > self.clock_us and key not in ended:
                 ended.add(key)
                 if order.left and order.location is not None:
@@ -200,6 +218,7 @@ class Commitments:
         self._orders[key] = order
         self._per_sku[sku] = self._per_sku.get(sku, 0) + 1
         heappush(self._timers, (min(order.last_us(), self.clock_us) + CLOSED_HORIZON_US, _FORGET, key))
+        self._doubt(key)
         if isinstance(order, OrderLine):
             self._bind(sku, dict(order.left()))
             return
@@ -215,6 +234,12 @@ class Commitments:
         self._orders[key] = order
         self._per_sku[sku] = self._per_sku.get(sku, 0) + 1
         heappush(self._timers, (max(first.time_us, self.clock_us) + CLOSED_HORIZON_US, _FORGET, key))
+
+    def _doubt(self, key: str) -> None:
+        """Have a doubt looked at when it is due; what is due in days is seen by `_forget`, which comes by."""
+        for doubt in self.doubts(key):
+            if doubt.due_us < max(self.clock_us, self._orders[key].last_us()) + CLOSED_HORIZON_US:
+                heappush(self._timers, (doubt.due_us, _DOUBT, key))
 
     def _bind(self, sku: str, changes: dict[str | None, int] | dict[str, int]) -> list[Change]:
         bound = []
@@ -238,9 +263,13 @@ class Commitments:
             # An end in the far future is no reason to look that late: the hold may be released before.
             look_us = min(max(due_us, now_us + HOUR_US), now_us + CLOSED_HORIZON_US)
             heappush(self._timers, (look_us, _FORGET, key))
+            for doubt in self.doubts(key):
+                if doubt.due_us <= look_us:
+                    heappush(self._timers, (doubt.due_us, _DOUBT, key))
             return
         del self._orders[key]
         self._dirty[key] = None
+        self.suspects[key] = None
         sku = key.partition("|")[0]
         self._per_sku[sku] -= 1
         if not self._per_sku[sku]:

@@ -48,6 +48,23 @@ def fact(
     return Fact(time_us, _RANK[kind], source, id, kind, location, units, expires_at_us)
 
 
+class Missing(Struct, gc=False):
+    """Units that facts asked for and did not find, since the newest statement; `since_us`: the first such fact."""
+
+    units: int = 0
+    since_us: int = 0
+
+    def ask(self, time_us: int, units: int) -> None:
+        """A fact asked for so many more than there were."""
+        if not self.units:
+            self.since_us = time_us
+        self.units += units
+
+    def give(self, units: int) -> None:
+        """So many came back that were never there."""
+        self.units = max(0, self.units - units)
+
+
 class _Named(Protocol):
     @property
     def id(self) -> str: ...
@@ -92,16 +109,27 @@ class Hold(Struct, gc=False, array_like=True):
         newest = self.facts[-1].time_us if self.facts else 0
         return max(newest, self.expires_at_us or 0) if self.left else newest
 
-    def _folded(self, facts: list[Fact]) -> tuple[str | None, int, int | None]:
+    def missing(self) -> Missing:
+        """What was asked of this hold beyond what it had."""
+        missing = Missing()
+        self._folded(self.facts, missing)
+        return missing
+
+    def _folded(self, facts: list[Fact], missing: Missing | None = None) -> tuple[str | None, int, int | None]:
         location, left, end = self.base
         for f in facts:
             if f.kind == "stated":
                 location, left, end = f.location, f.units or 0, f.expires_at_us
+                if missing is not None:
+                    missing.units = 0
             elif f.kind == "renewed":
                 if location is not None and (end is None or f.time_us < end):
                     end = f.expires_at_us
             else:
-                left -= left if f.units is None else min(f.units, left)
+                asked = left if f.units is None else f.units
+                if missing is not None and asked > left:
+                    missing.ask(f.time_us, asked - left)
+                left -= min(asked, left)
         return location, left, end
 
 
@@ -131,12 +159,20 @@ class OrderLine(Struct, gc=False, array_like=True):
         """The time of the newest fact."""
         return self.facts[-1].time_us if self.facts else 0
 
-    def _folded(self, facts: list[Fact]) -> dict[str, list[int]]:
+    def missing(self) -> Missing:
+        """What was asked of this line beyond what it had."""
+        missing = Missing()
+        self._folded(self.facts, missing)
+        return missing
+
+    def _folded(self, facts: list[Fact], missing: Missing | None = None) -> dict[str, list[int]]:
         cells = {location: cell.copy() for location, cell in self.base.items()}
         for f in facts:
             units = f.units or 0
             if f.kind == "stated":
                 cells[f.location] = [units, 0]
+                if missing is not None:
+                    missing.units = 0
                 continue
             if f.kind == "arrived":
                 cells.setdefault(f.location, [0, 0])[0] += units
@@ -152,6 +188,8 @@ class OrderLine(Struct, gc=False, array_like=True):
                     cell[0] -= moved
                     cell[1] += moved if f.kind == "taken" else 0
                 units -= moved
+            if missing is not None and units:
+                missing.give(units) if f.kind == "given_back" else missing.ask(f.time_us, units)
         return cells
 
 

@@ -76,6 +76,11 @@ class Policies:
         return self._with_reorder_point > 0
 
     @property
+    def describes_locations(self) -> bool:
+        """Whether any location is described."""
+        return bool(self._locations)
+
+    @property
     def channels(self) -> frozenset[str]:
         """The channels that any policy in force names."""
         return frozenset(self._channels)

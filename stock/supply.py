@@ -14,6 +14,7 @@ from typing import Generic, Literal, TypeVar
 import msgspec
 from msgspec import Struct
 
+from stock.doubts import Doubt, Thresholds, of_transfer
 from stock.orders import FACTS_MAX, Fact, insert
 from stock.times import HOUR_US
 
@@ -22,7 +23,7 @@ CLOSED_HORIZON_US = 24 * HOUR_US  # How long a closed transfer or inbound still 
 # Stored. State keys beside `sku|location`: a location has at least one character and no control character.
 _TRANSFER = "|\x1ftransfer\x1f"
 _INBOUND = "|\x1finbound\x1f"
-_ETA, _FORGET = 0, 1
+_ETA, _FORGET, _DOUBT = 0, 1, 2
 
 TransferKind = Literal["shipped", "rescheduled", "received", "cancelled"]
 _RANK = {"shipped": 0, "rescheduled": 1, "received": 1, "cancelled": 1}
@@ -78,7 +79,7 @@ class Transfer(Struct, gc=False, array_like=True):
 
     Received units lower what is on its way to the receiver first, then to others by location id; more than is on its
     way lowers nothing. Units received before anything was shipped (clocks differ) lower the next shipment. `lost`:
-    units that a final receipt left over.
+    units that a final receipt left over and that neither turned up later nor were cancelled.
     """
 
     applied: list[int]
@@ -124,14 +125,17 @@ class Transfer(Struct, gc=False, array_like=True):
                     shipment.eta_us = f.eta_us
             elif f.kind == "received":
                 early += 0 if shipments else f.units
-                _take(f.units, sorted(shipments, key=lambda s: (s.to != f.location, s.to)))
+                taken = _take(f.units, sorted(shipments, key=lambda s: (s.to != f.location, s.to)))
+                lost -= min(lost, f.units - sum(units for _, units in taken))
                 if f.final:
                     lost += sum(shipment.left for shipment in shipments)
                     for shipment in shipments:
                         shipment.left = 0
             else:
                 own_first = sorted(shipments, key=lambda s: (s.origin != f.location, s.origin))
-                for shipment, units in _take(f.units, own_first):
+                taken = _take(f.units, own_first)
+                lost -= min(lost, f.units - sum(units for _, units in taken))
+                for shipment, units in taken:
                     given.append(Given(f.time_us, shipment.origin, shipment.state, units))
         return shipments, given, early, lost
 
@@ -263,10 +267,12 @@ class Supply:
         topics: number of keyed inputs.
         counted_us: asked for the time of the newest count of a key, 0 if there is none: what was given back before it
             is part of it.
+        thresholds: from when on a transfer is in doubt.
     """
 
-    def __init__(self, topics: int, counted_us: Callable[[str], int]) -> None:
+    def __init__(self, topics: int, counted_us: Callable[[str], int], thresholds: Thresholds | None = None) -> None:
         self._topics = topics
+        self._thresholds = thresholds or Thresholds()
         self._counted_us = counted_us
         self._known: dict[str, Transfer | Inbound] = {}
         self._per_sku: dict[str, int] = {}
@@ -274,6 +280,7 @@ class Supply:
         self._given: _Index[Given] = _Index()
         self._timers: list[tuple[int, int, str]] = []
         self._dirty: dict[str, None] = {}
+        self.suspects: dict[str, None] = {}  # state keys of which somebody should see now whether they are in doubt
 
     def __len__(self) -> int:
         """Number of transfers and inbounds remembered, open or closed."""
@@ -320,6 +327,11 @@ class Supply:
         """Units on their way to `sku|location`, each with its ETA, in no order."""
         return [part for parts in self._coming.parts.get(key, {}).values() for part in parts]
 
+    def doubts(self, state_key: str) -> tuple[Doubt, ...]:
+        """What there is to say against a transfer, by its state key."""
+        known = self._known.get(state_key)
+        return of_transfer(known, self._thresholds) if isinstance(known, Transfer) else ()
+
     def tell_transfer(self, sku: str, key: str, new: TransferFact, topic: int, offset: int) -> list[str]:
         """Let a transfer take in a fact; the keys `sku|location` that it changes come back."""
         transfer = self._known.get(key)
@@ -332,6 +344,7 @@ class Supply:
         transfer.applied[topic] = offset
         transfer.add(new)
         self._dirty[key] = None
+        self._doubt(key)
         return self._index(sku, key, transfer)
 
     def tell_inbound(self, sku: str, key: str, new: Fact, topic: int, offset: int) -> list[str]:
@@ -363,6 +376,8 @@ class Supply:
             if kind == _ETA:
                 if key in self._coming.parts:
                     yield key, due_us
+            elif kind == _DOUBT:
+                self.suspects[key] = None
             elif key in self._known:
                 self._forget(key, now_us)
 
@@ -379,6 +394,7 @@ class Supply:
         sku = key.partition("|")[0]
         self._add(sku, key, known, known.last_us())
         self._index(sku, key, known)
+        self._doubt(key)
         if isinstance(known, Transfer):
             return [f"{sku}|{shipment.to}" for shipment in known.shipments]
         return [f"{sku}|{_location_in(key)}"]
@@ -391,6 +407,10 @@ class Supply:
         self._known[key] = known
         self._per_sku[sku] = self._per_sku.get(sku, 0) + 1
         heappush(self._timers, (time_us + CLOSED_HORIZON_US, _FORGET, key))
+
+    def _doubt(self, key: str) -> None:
+        for doubt in self.doubts(key):
+            heappush(self._timers, (doubt.due_us, _DOUBT, key))
 
     def _index(self, sku: str, key: str, known: Transfer | Inbound) -> list[str]:
         """Bring the sums per key up to a transfer or inbound; the keys that changed come back."""
@@ -428,6 +448,7 @@ class Supply:
         del self._known[key]
         self._given.put(key, {})
         self._dirty[key] = None
+        self.suspects[key] = None
         self._per_sku[sku] -= 1
         if not self._per_sku[sku]:
             del self._per_sku[sku]

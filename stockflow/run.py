@@ -190,6 +190,7 @@ class Pipeline:
             around.wall_us,
             around.die,
             settings.cloudevents_headers,
+            settings.thresholds(),
         )
         self.reader = EventsReader(
             SourceOptions(

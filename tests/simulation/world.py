@@ -173,6 +173,11 @@ class Simulation:
             lease_ms=int(LEASE_S * 1000),
             routine_interval_ms=self.plan.routine_interval_ms,
             kafka={"client.id": host.name},
+            count_variance_units=1,
+            count_variance_percent=10,
+            alert_unclaimed_s=20,
+            alert_hold_s=60,
+            alert_allocation_s=40,
         )
         pending_max = 4 if self.plan.small_limits else None
         process = Process(host, self.redis, settings, pending_max)
@@ -411,10 +416,12 @@ class Simulation:
             self.timeline.tell(f"{host.name}: clock is now {host.skew_s:+.1f} s off")
 
     def compaction(self) -> None:
-        """The broker's cleaner runs."""
+        """The broker's cleaner runs. Nobody reads a log for as long as deletions are kept: while one does, they are."""
         before = max(self.timeline.now - COMPACTION_LAG_S, self._rested_at)
+        readers = [process.pipeline.reader.stats for process in self.processes if not process.ended]
+        is_read = any(reader.live < reader.owned for reader in readers)
         gone = sum(
-            log.compact(before, keeps_deletions=log.topic != STOCK_STATE.name)
+            log.compact(before, keeps_deletions=is_read or log.topic != STOCK_STATE.name)
             for log in self.broker.logs.values()
             if log.compacted
         )

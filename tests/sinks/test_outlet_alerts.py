@@ -14,10 +14,11 @@ from tests.stock.facts import KEY, Desk, fact, hold, told, us
 
 
 def opened() -> Window:
-    """A window with two units, that has published and committed."""
+    """A window with two units, that has published, committed, and told that this is little."""
     window = Window(told(fact("wms.count", 0, 2)))
     window.serve(-100)
     committed(window, -100)
+    assert [alert["state"] for alert in alerts(window, "low_stock")] == ["open"]
     return window
 
 
@@ -28,12 +29,13 @@ def committed(window: Window, now: float) -> None:
     assert window.outlet.cut_ready() is not None
 
 
-def alerts(window: Window) -> list[dict[str, Any]]:
-    """Alerts in flight, taken off and acknowledged."""
+def alerts(window: Window, kind: str = "shortage") -> list[dict[str, Any]]:
+    """Alerts in flight, taken off and acknowledged; those of a kind come back."""
     log = window.wire.logs["alerts"]
     first = len(log.records)
     log.land()
-    return [msgspec.json.decode(value or b"") for _, value, _ in log.records[first:]]
+    told = [msgspec.json.decode(value or b"") for _, value, _ in log.records[first:]]
+    return [alert for alert in told if alert["kind"] == kind]
 
 
 def test_an_alert_is_sent_when_its_state_is_durable() -> None:
@@ -86,7 +88,7 @@ def test_a_successor_sends_the_same_alert_again_until_it_is_acknowledged() -> No
     second.serve(10)
     committed(second, 10)
     [again] = alerts(second)
-    assert again == msgspec.json.decode(log.records[0][1] or b"")
+    assert again == msgspec.json.decode(log.records[1][1] or b"")
     committed(second, 11)
     assert alerts(second) == []
 
