@@ -257,9 +257,14 @@ class Alerts:
         self._dirty[owed.name] = None
 
     def open_at(self, key: str) -> list[tuple[Name, Alert]]:
-        """The open alerts about `sku|location`; looks at all there are, so for tools only."""
+        """The open alerts about `sku|location`, or about its location; looks at all there are, so for tools only."""
         parts = [(parts_of(name), alert) for name, alert in self._known.items() if alert.closed_us is None]
-        return [(name, alert) for name, alert in parts if name.key == key]
+        location = key.partition("|")[2]
+        return [
+            (name, alert)
+            for name, alert in parts
+            if name.key == key or (name.kind == "unknown_location" and name.location == location)
+        ]
 
     # Durability
 

@@ -37,8 +37,9 @@ _VALUES: dict[str, pl.DataType] = {
     "low_stock_exit": pl.Int64(),
     "enabled": pl.Boolean(),
     "backorder_limit": pl.Int64(),
+    "reorder_point": pl.Int64(),
 }
-_MODE_VALUES = tuple(name for name in _VALUES if name != "backorder_limit")
+_MODE_VALUES = tuple(name for name in _VALUES if name not in ("backorder_limit", "reorder_point"))
 _POLICY_SCHEMA: dict[str, pl.DataType] = {
     "policy": pl.String(),
     **{name: pl.String() for name in _SCOPE_FIELDS},
@@ -88,6 +89,7 @@ def expected_records(
             (~pl.col(f"{mode}_enabled") | ~pl.col("enabled").fill_null(True)).alias(f"off_{mode}")
         )
         records = records.drop("enabled", "enabled_by")
+    records = _with_value(records, policies.filter(pl.col("mode").is_null()), "reorder_point")
     records = _with_value(records, policies.filter(pl.col("mode").is_null()), "backorder_limit").with_columns(
         backorder_left=pl.when(pl.col("off_ship") & pl.col("off_pickup"))
         .then(pl.lit(0, pl.Int64))

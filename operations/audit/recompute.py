@@ -39,6 +39,7 @@ class Recomputed:
         applied: facts with an effect or absorbed by a count, by partition.
         requests: sku, source and id of the requests that nobody granted and that repeat nothing.
         in_flux: keys of which a hold ended or an ETA passed while the outputs were read.
+        first: the facts without their repeats.
     """
 
     balances: pl.DataFrame
@@ -46,6 +47,7 @@ class Recomputed:
     applied: dict[int, int]
     in_flux: frozenset[tuple[str, str]]
     requests: frozenset[Identity]
+    first: pl.DataFrame
 
 
 def recompute(facts: pl.DataFrame, moment: Moment) -> Recomputed:
@@ -70,7 +72,7 @@ def recompute(facts: pl.DataFrame, moment: Moment) -> Recomputed:
     total = _by_partition(facts)
     duplicates = {partition: total[partition] - applied.get(partition, 0) for partition in total}
     rejected = distinct.filter(pl.col("type") == "reservation.requested").select(_IDENTITY)
-    return Recomputed(balances, duplicates, applied, in_flux | due, frozenset(rejected.iter_rows()))
+    return Recomputed(balances, duplicates, applied, in_flux | due, frozenset(rejected.iter_rows()), first)
 
 
 def without_duplicates(facts: pl.DataFrame) -> pl.DataFrame:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
 import polars as pl
 import pytest
 
+from operations.audit.alerts import JUDGED_KINDS, legal_alerts
 from operations.audit.answers import Answers
 from operations.audit.compare import compare_topic
 from operations.audit.expected import expected_records
@@ -19,7 +20,10 @@ from operations.audit.recompute import Moment, recompute
 from operations.audit.report import Findings
 from schemas.records import ReservationVerdict, micros
 from schemas.topics import RESERVATION_VERDICTS, STOCK_SETTINGS
+from stock.doubts import Thresholds
 from stock.events import ReservationRequested
+from stock.times import SECOND_US
+from tests.alerts_oracle import About, Limits, wanted_alerts
 from tests.oracle import Expected, Key, expected, promises
 from tests.strategies import History, World, random_history, to_wire
 
@@ -28,6 +32,14 @@ WORLD = World(null_settings=True, settings_percent=25, items_percent=8)
 
 def audited(history: History, now: datetime, findings: Findings) -> pl.DataFrame:
     """What the audit expects at a moment, read from the wire."""
+    inputs = read(history, findings)
+    at_us = micros(now)
+    balances = recompute(inputs.facts(), Moment(at_us, at_us)).balances
+    return expected_records(balances, inputs.settings(), inputs.items(), at_us)
+
+
+def read(history: History, findings: Findings) -> Inputs:
+    """The inputs of a history, as the audit reads them from the wire."""
     answers = Answers(findings)
     for verdict in answered(history):
         answers.add([LogRecord(RESERVATION_VERDICTS.name, 0, 0, 0, b"", msgspec.json.encode(verdict))])
@@ -36,9 +48,7 @@ def audited(history: History, now: datetime, findings: Findings) -> pl.DataFrame
         topic, key, value = to_wire(told.message)
         record = LogRecord(topic, 0, offset, micros(told.at) // 1_000, key.encode(), value)
         (inputs.add_settings if topic == STOCK_SETTINGS.name else inputs.add_facts)([record])
-    at_us = micros(now)
-    balances = recompute(inputs.facts(), Moment(at_us, at_us)).balances
-    return expected_records(balances, inputs.settings(), inputs.items(), at_us)
+    return inputs
 
 
 def answered(history: History) -> list[ReservationVerdict]:
@@ -79,3 +89,26 @@ def test_both_expect_the_same_records(seed: int) -> None:
         found = audited(history, now, findings)
         compare_topic(found, published(wanted), findings)
         assert findings.kept == [], f"seed {seed}"
+
+
+def flat(names: set[About]) -> set[About]:
+    """The oracle's names of alerts as the audit has them, without those of counts."""
+    judged = [name for name in names if name[0] in JUDGED_KINDS]
+    return {(name[0], name[1], *name[2]) if isinstance(name[2], tuple) else name for name in judged}
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_both_want_the_same_alerts(seed: int) -> None:
+    """All kinds but those of counts, at the end of a history and some time after it."""
+    history = random_history(seed, 300, WORLD)
+    limits = Limits(unclaimed=timedelta(seconds=60), hold=timedelta(seconds=300), allocation=timedelta(seconds=120))
+    thresholds = Thresholds(unclaimed_us=60 * SECOND_US, hold_us=300 * SECOND_US, allocation_us=120 * SECOND_US)
+    given = promises(msgspec.to_builtins(verdict) for verdict in answered(history))
+    for now in (history.told[-1].at, history.now):
+        moment = Moment(micros(now), micros(now))
+        inputs = read(history, Findings())
+        found = recompute(inputs.facts(), moment)
+        records = expected_records(found.balances, inputs.settings(), inputs.items(), micros(now))
+        legal = legal_alerts(records, found, inputs.settings(), moment, thresholds, 1)
+        wanted = wanted_alerts(history.facts, history.settings, now, given, limits, 1)
+        assert (legal.must, legal.may - legal.must) == (flat(wanted.must), flat(wanted.may)), f"seed {seed}"
