@@ -327,7 +327,7 @@ STATE = (
         "decision_lands_beside_its_hold",
         "section 7: verdicts are promises",
         "The hold is durable and its decision is not: the replay decides once more, against itself.",
-        (OUTLET, "(key.startswith(JOURNAL_PREFIX) or is_verdict_key(key))", "key.startswith(JOURNAL_PREFIX)"),
+        (OUTLET, " or is_verdict_key(key))", ")"),
     ),
     bug(
         "replayed_request_is_not_answered",

@@ -99,7 +99,7 @@ STOCK = (
         "hold_is_consumed_twice",
         "rules: holds and claims",
         "A sale larger than its hold leaves the hold below zero, so more seems to be available.",
-        (ORDERS, "left if f.units is None else min(f.units, left)", "left if f.units is None else f.units"),
+        (ORDERS, "                left -= min(asked, left)\n", "                left -= asked\n"),
         caught_by="tests/stock/test_orders.py",
     ),
     bug(
