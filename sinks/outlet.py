@@ -688,6 +688,12 @@ class Outlet:
         return self.ledger.alerts.owes
 
     @property
+    def has_more_to_tell(self) -> bool:
+        """Whether readers wait for an alert, or something is to be looked at that may be one."""
+        ledger = self.ledger
+        return not self.catching_up and (self.owes_alerts or bool(ledger.touched) or ledger.has_suspects)
+
+    @property
     def idle(self) -> bool:
         """Whether all availability and network records are acknowledged."""
         return self.availability_stream.idle and self.network.stream.idle

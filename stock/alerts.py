@@ -162,10 +162,12 @@ class Alerts:
 
         One that could not open, since its predecessor is still owed, is judged again once that has been sent.
         """
+        known = self.at.get(key, ())
         for kind, units in conditions(seen, overdue, reorder_point, backorder_limit):
             if units:
-                self.open(key, kind, units, now_us)
-            elif key in self.at:
+                if name_of(key, kind) not in known:
+                    self.open(key, kind, units, now_us)
+            elif known and name_of(key, kind) in known:
                 self.close(name_of(key, kind), now_us)
 
     def settle(self, state_key: str, doubts: Sequence[Doubt], due_us: int, now_us: int) -> None:

@@ -235,3 +235,35 @@ def test_a_shortage_within_a_limit_that_is_lowered_is_told() -> None:
     window.serve(2)
     committed(window, 2)
     assert [alert["units"] for alert in alerts(window)] == [3]
+
+
+def test_whoever_finds_a_strangers_record_in_the_state_sends_no_alert() -> None:
+    """It may be the claim of a successor, who then knows nothing of this alert."""
+    window = opened()
+    window.desk.tell(hold(1, 5))
+    window.serve(1)
+    window.land("availability", "network", "letters")
+    window.outlet.cut(1)
+    state = window.wire.logs["state"]
+    state.records.append((b"|claim", b"a successor's", []))
+    while state.in_flight:
+        window.land("state")
+    assert window.outlet.has_gap
+    assert window.outlet.cut_ready() is None
+    assert not window.wire.logs["alerts"].in_flight
+
+
+def test_an_orderly_end_waits_for_alerts() -> None:
+    """Also for one that comes up again as the end of its predecessor is told."""
+    window = opened()
+    assert not window.outlet.has_more_to_tell
+    window.desk.tell(hold(1, 5))
+    assert window.outlet.has_more_to_tell
+    window.serve(1)
+    committed(window, 1)
+    assert window.outlet.has_more_to_tell
+    window.land("alerts")
+    assert not window.outlet.owes_alerts
+    assert window.outlet.has_more_to_tell  # stock is low no more, or again
+    window.serve(2)
+    assert not window.outlet.has_more_to_tell

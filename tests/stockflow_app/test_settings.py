@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from stock.doubts import Thresholds
 from stockflow.settings import RESERVED_KAFKA_PROPERTIES, InvalidSettings, load
 
 
@@ -91,3 +92,15 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     """By its name and the reason."""
     with pytest.raises(InvalidSettings, match=r"STOCKFLOW_REDIS_URL_FILE: cannot read .*: No such file"):
         load({"STOCKFLOW_REDIS_URL_FILE": str(tmp_path / "absent")})
+
+
+def test_thresholds_of_alerts_are_settings() -> None:
+    """In seconds outside, microseconds inside; without any, those that the core has by itself."""
+    assert load({}).thresholds() == Thresholds()
+    ours = {"COUNT_VARIANCE_UNITS": 1, "COUNT_VARIANCE_PERCENT": 0, "ALERT_UNCLAIMED_S": 2, "ALERT_HOLD_S": 3}
+    environ = {f"STOCKFLOW_{name}": str(number) for name, number in ours.items()}
+    assert load({**environ, "STOCKFLOW_ALERT_ALLOCATION_S": "4"}).thresholds() == Thresholds(
+        1, 0, 2_000_000, 3_000_000, 4_000_000
+    )
+    with pytest.raises(InvalidSettings, match="STOCKFLOW_ALERT_HOLD_S=-1 must be between"):
+        load({"STOCKFLOW_ALERT_HOLD_S": "-1"})
