@@ -150,6 +150,12 @@ def alert_of(owed: Owed) -> StockAlert:
     )
 
 
+def may_have_alerts(seen: View) -> bool:
+    """Whether a key must be judged though it has none: a limit, or the program itself, may be another since."""
+    low = seen.ship.status == LOW_STOCK or seen.pickup.status == LOW_STOCK
+    return low or seen.shortage > 0 or seen.in_transit > 0
+
+
 def headers_of(message: Message) -> list[Any] | None:
     """A record's headers, or None if the client cannot read a header's name: Kafka itself takes any bytes."""
     try:
@@ -397,8 +403,7 @@ class Outlet:
                 self._wait(key, since_us)
                 continue
             seen, balance = ledger.settle(key)
-            is_low = seen.ship.status == LOW_STOCK or seen.pickup.status == LOW_STOCK
-            if is_low or seen.shortage or seen.in_transit or with_reorder_point or key in alerts:
+            if with_reorder_point or key in alerts or may_have_alerts(seen):
                 ledger.judge(key, seen, now_us)
             digest = digest_of(seen)
             before_digest, before = latest.get(key) or (balance.digest, balance.published)
@@ -535,7 +540,7 @@ class Outlet:
                 if cause is not None:
                     self.ledger.set_cause(key, cause)
                 self.ledger.touched.setdefault(key, 0)
-            elif key in self._latest or seen.shortage or with_reorder_point or key in alerts:  # no record tells alerts
+            elif key in self._latest or key in alerts or with_reorder_point or may_have_alerts(seen):
                 self.ledger.touched.setdefault(key, 0)
         sweep.at = at
         if at == len(sweep.keys):

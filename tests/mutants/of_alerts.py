@@ -153,7 +153,11 @@ ALERT_BUGS = (
         "alerts_of_quiet_keys_do_not_end",
         "alerts: looked at when rules change",
         "A lowered limit makes no alert of a key without another change.",
-        (OUTLET, "elif key in self._latest or seen.shortage or", "elif key in self._latest or"),
+        (
+            OUTLET,
+            "key in alerts or with_reorder_point or may_have_alerts(seen):\n                self",
+            "key in alerts:\n                self",
+        ),
         caught_by=OUTLET_TESTS,
     ),
     bug(

@@ -12,7 +12,7 @@ from stock.alerts import OPEN_MAX, Alerts, name_of, parts_of, reference_of, stat
 from stock.commitments import hold_key, line_key
 from stock.doubts import Thresholds
 from stock.events import StockFact
-from stock.ledger import Ledger
+from stock.ledger import Ledger, check_packed
 from stock.policies import Policies
 from stock.supply import transfer_key
 from tests.stock.facts import KEY, Desk, fact, hold, location, policy, renewed, rules, told, us, void
@@ -250,6 +250,23 @@ def test_a_restart_goes_on_with_alerts_of_references() -> None:
     heard = told_after([DAY, fact("transfer.shipped", 0, 4), fact(RELEASE, DAY), DAY + 1, DAY + HOUR], second)
     assert sorted(heard[:-1]) == [closed("orphaned_hold", 2), closed("unclaimed", 4), open_("orphaned_hold", 2)]
     assert heard[-1] == closed("unclaimed", 0)  # what names X is forgotten
+
+
+def test_counts_with_odd_ids_have_alerts_like_others() -> None:
+    """An id may have any characters, also those by which state keys are told apart."""
+    odd = "|\x1fhold\x1f7\x1f|alert|/"
+    desk = told(COUNT, fact("wms.count", 9, 60, id=odd, source=odd))
+    records = {key: packed for key, packed in desk.ledger.flush() if packed is not None}
+    for key, packed in records.items():
+        check_packed(key, packed)
+    again = Ledger(Policies())
+    again.restore(records, (), us(20))
+    [(about, alert)] = again.alerts.open_at(KEY)
+    assert (about.kind, alert.references["count"], alert.references["source"]) == ("count_variance", odd, odd)
+    second = Desk(again)
+    second.next = desk.next
+    second.tell(fact("wms.count", 30, 60))
+    assert [one.state for one in again.alerts.owed()] == ["open", "closed"]
 
 
 def test_what_the_ledger_finds_out_itself_becomes_an_alert() -> None:
