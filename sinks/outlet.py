@@ -391,6 +391,7 @@ class Outlet:
         in_flight, stream, lane_time = self._in_flight, self.availability_stream, bool(self._interval_s)
         network, alerts, with_reorder_point = self.network, ledger.alerts.at, ledger.policies.with_reorder_point
         may_wait = lane_time and not due
+        judges = not self.catching_up  # when all is replayed each key is looked at once
         changed_at = EPOCH + timedelta(microseconds=now_us)
         withheld = self._shown if self.catching_up else ()
         batch: list[tuple[str, bytes | None]] = []
@@ -403,7 +404,7 @@ class Outlet:
                 self._wait(key, since_us)
                 continue
             seen, balance = ledger.settle(key)
-            if with_reorder_point or key in alerts or may_have_alerts(seen):
+            if judges and (with_reorder_point or key in alerts or may_have_alerts(seen)):
                 ledger.judge(key, seen, now_us)
             digest = digest_of(seen)
             before_digest, before = latest.get(key) or (balance.digest, balance.published)

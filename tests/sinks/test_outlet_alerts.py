@@ -211,14 +211,14 @@ def test_nobody_is_suspected_before_the_replay_is_through() -> None:
     """What names a hold that is read a moment later would be told in vain."""
     window = opened()
     window.outlet.catching_up = True
-    window.desk.tell(fact("pos.sale", 10, 1, reservation="R"))
+    window.desk.tell(fact("pos.sale", 10, 1, reservation="R"), fact("pos.sale", 11, 9))
     window.ledger.advance(us(7_200))
     window.serve(7_200)
-    assert "unclaimed" not in window.ledger.alerts.open_by_kind
-    window.desk.tell(hold(0, 1, 9_000))
+    assert window.ledger.alerts.open_by_kind == {"low_stock": 1}
+    window.desk.tell(hold(0, 1, 9_000), fact("wms.receipt", 12, 9))
     window.outlet.caught_up()
     window.serve(7_201)
-    assert "unclaimed" not in window.ledger.alerts.open_by_kind
+    assert window.ledger.alerts.open_by_kind == {"low_stock": 1}
 
 
 def test_a_shortage_within_a_limit_that_is_lowered_is_told() -> None:
