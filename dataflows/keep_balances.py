@@ -16,6 +16,7 @@ from sinks.latency import Latencies
 from sinks.outlet import Letter, headers_of
 from sources.arrivals import Arrival, Batch, CaughtUp, Closed, Opened, SettingsRefused
 from sources.restore import Restored
+from stock.doubts import Thresholds
 from stock.effects import SUPPORTED
 from stock.events import ItemSet, ReservationRequested
 from stock.ledger import OUTCOMES, Ledger, LimitReached
@@ -62,6 +63,7 @@ class NotAdmitted(Exception):
 class BalanceContext:
     """What every partition's step shares. `topics`: positions of the keyed inputs by their name on the broker.
     `traced`: hand the trace context of events on to the records they cause. `node_order`: as in `Ledger`.
+    `thresholds`: of alerts.
 
     `die` ends the process at once: an exception that Bytewax unwinds takes seconds, in which records still go out.
     """
@@ -75,6 +77,7 @@ class BalanceContext:
     die: Callable[[BaseException], NoReturn]
     traced: bool = False
     node_order: Sequence[str] = NODE_ORDER
+    thresholds: Thresholds = field(default_factory=Thresholds)
 
 
 class KeepBalances(StatefulBatchLogic[Arrival, Changes, None]):
@@ -139,7 +142,9 @@ class KeepBalances(StatefulBatchLogic[Arrival, Changes, None]):
     def _open(self, opened: Opened) -> Changes:
         restored = opened.restored
         context = self._context
-        self._ledger = Ledger(context.policies, context.facts_remembered, self._admit, context.node_order)
+        self._ledger = Ledger(
+            context.policies, context.facts_remembered, self._admit, context.node_order, context.thresholds
+        )
         self._ledger.restore(restored.records, restored.rewrite, self._context.wall_us())
         for topic, start in enumerate(opened.starts):
             self._ledger.passed(topic, start)

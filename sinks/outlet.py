@@ -36,8 +36,8 @@ from schemas.state import COUNTER_MAX, JOURNAL_PREFIX, OUTCOMES_KEY, encode_meta
 from sinks.latency import LaneLatencies
 from sinks.network_lane import NetworkLane, NetworkWire, Tail
 from sinks.streams import Delivered, Stream
-from stock.alerts import Owed
-from stock.availability import DELISTED, STATUSES, View, is_urgent
+from stock.alerts import ALERT_PREFIX, Owed, parts_of
+from stock.availability import DELISTED, LOW_STOCK, STATUSES, View, is_urgent
 from stock.balance import Balance
 from stock.balance import Cause as CauseValues
 from stock.ledger import Ledger
@@ -134,11 +134,26 @@ def verdict_of(sku: str, decision: Decision) -> ReservationVerdict:
 
 def alert_of(owed: Owed) -> StockAlert:
     """The record of one state of an alert."""
-    key, _, kind = owed.name.rpartition("|")
-    sku, _, location = key.partition("|")
+    about = parts_of(owed.name)
     opened_at, closed_at = moment(owed.opened_us), moment(owed.closed_us)
     assert opened_at is not None
-    return StockAlert(owed.id, kind, owed.state, sku, location, owed.units, {}, opened_at, closed_at)
+    return StockAlert(
+        owed.id,
+        about.kind,
+        owed.state,
+        about.sku,
+        about.location,
+        owed.units,
+        dict(owed.references),
+        opened_at,
+        closed_at,
+    )
+
+
+def may_have_alerts(seen: View) -> bool:
+    """Whether a key must be judged though it has none: a limit, or the program itself, may be another since."""
+    low = seen.ship.status == LOW_STOCK or seen.pickup.status == LOW_STOCK
+    return low or seen.shortage > 0 or seen.in_transit > 0
 
 
 def headers_of(message: Message) -> list[Any] | None:
@@ -210,15 +225,16 @@ class _Cut:
 def in_stages(records: Iterable[tuple[str, bytes | None]]) -> deque[StateRecords]:
     """A flush in the stages in which it must reach the log, each only once all of the one before it is acknowledged.
 
-    Ids, movements and decisions first, then what they happened to, the totals last. The order of sending alone is no
-    order of landing: a client goes on with later records after one has failed.
+    Ids, movements, decisions and alerts first, then what they happened to, the totals last: a count that is in the
+    state is not looked at again. The order of sending alone is no order of landing: a client goes on with later records
+    after one has failed.
     """
     stages: tuple[StateRecords, StateRecords, StateRecords] = ([], [], [])
     for key, value in records:
         if key == OUTCOMES_KEY:
             stages[2].append((key, value))
         else:
-            first = value is not None and (key.startswith(JOURNAL_PREFIX) or is_verdict_key(key))
+            first = value is not None and (key.startswith((JOURNAL_PREFIX, ALERT_PREFIX)) or is_verdict_key(key))
             stages[not first].append((key, value))
     return deque(stage for stage in stages if stage)
 
@@ -249,6 +265,7 @@ class OutletStats:
     letters_by_reason: dict[str, int] = field(default_factory=dict)
     foreign_writes: int = 0
     verdicts: int = 0
+    alerts: dict[tuple[str, str], int] = field(default_factory=dict)  # that readers were told, by kind and state
 
 
 class Outlet:
@@ -350,10 +367,14 @@ class Outlet:
         touched, self.ledger.touched = self.ledger.touched, {}
         if touched:
             self._send(touched.items(), now, now_us, False)
+        if not self.catching_up and self.ledger.has_suspects:
+            self.ledger.judge_suspects(now_us)
         self.network.send(now, now_us)
 
     def publish_due(self, now: float, now_us: int) -> None:
         """Send the newest state of the keys whose routine interval is over."""
+        if not self.catching_up and self.ledger.has_suspects:
+            self.ledger.judge_suspects(now_us)
         if now >= self._turned_at + self._interval_s:
             self._sent, self._sent_before, self._turned_at = {}, self._sent, now
         due = []
@@ -370,8 +391,9 @@ class Outlet:
     def _send(self, keys: Iterable[tuple[str, int]], now: float, now_us: int, due: bool) -> None:
         ledger, forced, latest, waiting = self.ledger, self.ledger.forced, self._latest, self._waiting
         in_flight, stream, lane_time = self._in_flight, self.availability_stream, bool(self._interval_s)
-        network = self.network
+        network, alerts, with_reorder_point = self.network, ledger.alerts.at, ledger.policies.with_reorder_point
         may_wait = lane_time and not due
+        judges = not self.catching_up  # when all is replayed each key is looked at once
         changed_at = EPOCH + timedelta(microseconds=now_us)
         withheld = self._shown if self.catching_up else ()
         batch: list[tuple[str, bytes | None]] = []
@@ -384,7 +406,7 @@ class Outlet:
                 self._wait(key, since_us)
                 continue
             seen, balance = ledger.settle(key)
-            if seen.shortage or seen.in_transit or ledger.alerts or ledger.policies.with_reorder_point:
+            if judges and (with_reorder_point or key in alerts or may_have_alerts(seen)):
                 ledger.judge(key, seen, now_us)
             digest = digest_of(seen)
             before_digest, before = latest.get(key) or (balance.digest, balance.published)
@@ -497,7 +519,7 @@ class Outlet:
         if not sweep.at:
             sweep.keys = self.ledger.keys()
         at, looked = sweep.at, 0
-        judges = bool(self.ledger.alerts) or self.ledger.policies.with_reorder_point  # alerts are told by no record
+        alerts, with_reorder_point = self.ledger.alerts.at, self.ledger.policies.with_reorder_point
         upto = min(len(sweep.keys), at + PASS_KEYS)
         while at < upto and looked < SWEEP_KEYS:
             key = sweep.keys[at]
@@ -520,11 +542,12 @@ class Outlet:
             elif sku not in sweep.networks and self.network.has_channels(sku):
                 sweep.networks.add(sku)  # a channel may see of a location what its own record does not tell
                 looked += self.network.look_at(sku, cause)
-            if self.ledger.differs(key, digest_of):
+            seen, told = self.ledger.peek(key)
+            if digest_of(seen) != told:
                 if cause is not None:
                     self.ledger.set_cause(key, cause)
                 self.ledger.touched.setdefault(key, 0)
-            elif key in self._latest or judges:
+            elif key in self._latest or key in alerts or with_reorder_point or may_have_alerts(seen):
                 self.ledger.touched.setdefault(key, 0)
         sweep.at = at
         if at == len(sweep.keys):
@@ -667,15 +690,23 @@ class Outlet:
                 return
             self._alerts_in_flight.discard((owed.id, owed.state))
             self.ledger.alerts.told(owed)
+            said = parts_of(owed.name).kind, owed.state
+            self._stats.alerts[said] = self._stats.alerts.get(said, 0) + 1
             if owed.state == "closed":
-                self.ledger.touched.setdefault(owed.name.rpartition("|")[0], 0)  # it may have come up again meanwhile
+                self.ledger.alert_ended(owed.name)
 
         return delivered
 
     @property
     def owes_alerts(self) -> bool:
         """Whether readers are still to be told of an alert."""
-        return any(self.ledger.alerts.owed())
+        return self.ledger.alerts.owes
+
+    @property
+    def has_more_to_tell(self) -> bool:
+        """Whether readers wait for an alert, or something is to be looked at that may be one."""
+        ledger = self.ledger
+        return not self.catching_up and (self.owes_alerts or bool(ledger.touched) or ledger.has_suspects)
 
     @property
     def idle(self) -> bool:

@@ -301,6 +301,12 @@ class Publisher:
                     outlet.publish(self._clock(), self._wall_us())
                 elif outlet.cutting:
                     self._hand_over(outlet)
+                elif outlet.has_more_to_tell:
+                    outlet.publish(self._clock(), self._wall_us())
+                    outlet.release_waiting(self._clock(), self._wall_us())
+                    if outlet.idle and outlet.cut_due(float("inf"), 0.0):
+                        outlet.cut(self._clock(), complete=True)
+                        last_cut.add(outlet)
                 elif outlet in last_cut or not outlet.cut_due(float("inf"), 0.0):
                     pending.discard(outlet)
                 elif outlet.idle:

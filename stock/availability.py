@@ -93,7 +93,7 @@ def view(
     else:
         unavailable = balance.unavailable
     if balance.net is not None:
-        on_hand += _left_out(balance, incoming.given) + allocated_then
+        on_hand += left_out(balance, incoming.given) + allocated_then
     physical = on_hand - unavailable
     raw = physical - committed
     shortage = -raw if raw < 0 else 0
@@ -133,7 +133,7 @@ def _with_given(balance: Balance, given: tuple[Given, ...]) -> tuple[int, int]:
     return whole.on_hand, whole.unavailable
 
 
-def _left_out(balance: Balance, given: tuple[Given, ...]) -> int:
+def left_out(balance: Balance, given: tuple[Given, ...]) -> int:
     """What a net count left out because it was unavailable, which is on hand all the same."""
     assert balance.count is not None
     assert balance.net is not None

@@ -12,6 +12,7 @@ from heapq import heapify, heappop, heappush
 import msgspec
 from msgspec import structs
 
+from stock.doubts import Doubt, Thresholds, of_hold, of_line
 from stock.orders import Fact, Hold, OrderLine
 from stock.times import HOUR_US
 
@@ -21,7 +22,7 @@ CLOSED_HORIZON_US = 24 * HOUR_US  # How long a closed hold or order line still t
 # Stored. State keys beside `sku|location`: a location has at least one character and no control character.
 _HOLD = "|\x1fhold\x1f"
 _LINE = "|\x1forder\x1f"
-_EXPIRE, _FORGET = 0, 1
+_EXPIRE, _FORGET, _DOUBT = 0, 1, 2
 
 Change = tuple[str, int]  # key `sku|location`, units bound more (or, negative, fewer)
 
@@ -101,13 +102,20 @@ def _unpacked(key: str, packed: bytes) -> Hold | OrderLine:
 class Commitments:
     """Holds, order lines and their sums; not thread-safe. Its clock is the time up to which holds have ended.
 
+    `suspects` are the state keys of which somebody should see now whether there is a doubt about them.
+
     Args:
         topics: number of keyed inputs.
         net_us: asked with `sku|location` for the time of its newest count, if that left out what was allocated.
+        thresholds: from when on a hold or order line is in doubt.
     """
 
-    def __init__(self, topics: int, net_us: Callable[[str], int | None] = _never) -> None:
+    def __init__(
+        self, topics: int, net_us: Callable[[str], int | None] = _never, thresholds: Thresholds | None = None
+    ) -> None:
         self.clock_us = 0
+        self.suspects: dict[str, None] = {}
+        self._thresholds = thresholds or Thresholds()
         self._net_us = net_us
         self._lines: dict[str, list[str]] = {}  # state keys of the order lines, by SKU
         self._then: dict[str, int] = {}  # units allocated when a net count was taken, by `sku|location`
@@ -191,6 +199,13 @@ class Commitments:
         order = self._orders.get(key)
         return -1 if order is None else order.applied[topic]
 
+    def doubts(self, key: str) -> tuple[Doubt, ...]:
+        """What there is to say against a hold or order line, by its state key."""
+        order = self._orders.get(key)
+        if order is None:
+            return ()
+        return of_hold(order, self._thresholds) if isinstance(order, Hold) else of_line(order, self._thresholds)
+
     def of_sku(self, sku: str) -> Iterator[tuple[str, Hold | OrderLine]]:
         """State key and content of every hold and order line of a SKU; looks at all there are, so for tools only."""
         for key, order in self._orders.items():
@@ -232,6 +247,8 @@ class Commitments:
             heappush(self._timers, (end_us, _EXPIRE, key))
         if self._ahead_us:
             self._note_ahead(key)
+        if not hold.left or end_us is None:
+            self._doubt(key)
         after = hold.open_units(self.clock_us)
         if was_for is not None or hold.channel is not None:
             self._bind_for(sku, was_for, -before)
@@ -255,6 +272,7 @@ class Commitments:
         line.applied[topic] = offset
         line.add(new, channel)
         self._dirty[key] = None
+        self._doubt(key)
         after = line.left()
         if was_for is not None or line.channels is not None:
             self._bind_line_for(sku, was_for, before, -1)
@@ -283,6 +301,8 @@ class Commitments:
                 continue
             if kind == _FORGET:
                 self._forget(key, order, now_us)
+            elif kind == _DOUBT:
+                self.suspects[key] = None
             elif isinstance(order, Hold) and order.expires_at_us == due_us > self.clock_us and key not in ended:
                 ended.add(key)
                 if order.left and order.location is not None:
@@ -305,6 +325,7 @@ class Commitments:
         self._orders[key] = order
         self._per_sku[sku] = self._per_sku.get(sku, 0) + 1
         heappush(self._timers, (min(order.last_us(), self.clock_us) + CLOSED_HORIZON_US, _FORGET, key))
+        self._doubt(key)
         if isinstance(order, OrderLine):
             self._lines.setdefault(sku, []).append(key)
             self._bind(sku, dict(order.left()))
@@ -364,6 +385,12 @@ class Commitments:
         if isinstance(order, OrderLine):
             self._lines.setdefault(sku, []).append(key)
         heappush(self._timers, (max(first.time_us, self.clock_us) + CLOSED_HORIZON_US, _FORGET, key))
+
+    def _doubt(self, key: str) -> None:
+        """Have a doubt looked at when it is due; what is due in days is seen by `_forget`, which comes by."""
+        for doubt in self.doubts(key):
+            if doubt.due_us < max(self.clock_us, self._orders[key].last_us()) + CLOSED_HORIZON_US:
+                heappush(self._timers, (doubt.due_us, _DOUBT, key))
 
     def _bind(self, sku: str, changes: dict[str | None, int] | dict[str, int]) -> list[Change]:
         bound = []
@@ -427,9 +454,13 @@ class Commitments:
             # An end in the far future is no reason to look that late: the hold may be released before.
             look_us = min(max(due_us, now_us + HOUR_US), now_us + CLOSED_HORIZON_US)
             heappush(self._timers, (look_us, _FORGET, key))
+            for doubt in self.doubts(key):
+                if doubt.due_us <= look_us:
+                    heappush(self._timers, (doubt.due_us, _DOUBT, key))
             return
         del self._orders[key]
         self._dirty[key] = None
+        self.suspects[key] = None
         if isinstance(order, OrderLine):
             self._lines[sku].remove(key)
             if not self._lines[sku]:

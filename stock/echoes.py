@@ -53,11 +53,15 @@ class Told(Struct, frozen=True, gc=False, array_like=True, order=True):
 
 
 class Contradiction(Struct, frozen=True, gc=False):
-    """Topics that told unequal sums under one echo at `sku|location`; `units` is the difference, 0 once they agree."""
+    """Topics that told unequal sums under one echo at `sku|location`; `units` is the difference, 0 once they agree.
+
+    `at_us`: when their window was over.
+    """
 
     key: str
     echo: str
     units: int
+    at_us: int
 
 
 def echo_of(event: Any) -> str | None:
@@ -135,7 +139,6 @@ class Echoes:
     def __init__(self) -> None:
         self.forgotten_us = 0
         self._groups: dict[str, bytes] = {}
-        self._judged: set[str] = set()  # groups of which a contradiction was told
         self._timers: list[tuple[int, int, str]] = []
         self._dirty: dict[str, None] = {}
 
@@ -174,7 +177,7 @@ class Echoes:
         facts = self.facts(key)
         if any(told.id_hash == new.id_hash for told in facts):
             return [], []
-        if not facts or key in self._judged:
+        if not facts or max(one.time_us for one in facts) + WINDOW_US <= clock_us:
             heappush(self._timers, (max(new.time_us, clock_us) + WINDOW_US, _JUDGE, key))
         before_moves, before_states = moves(facts), state_moves(facts)
         facts.append(new)
@@ -192,7 +195,7 @@ class Echoes:
         """Judge the groups whose window is over and forget what is old.
 
         Yields:
-            What topics contradict each other about; with 0 units what is forgotten after it was told.
+            What topics contradict each other about; with 0 units where they do not, or where nobody can tell any more.
         """
         while self._timers and self._timers[0][0] <= now_us:
             _, kind, key = heappop(self._timers)
@@ -206,11 +209,11 @@ class Echoes:
             elif kind == _JUDGE:
                 heappush(self._timers, (newest_us + KEPT_US, _FORGET, key))
                 self.forgotten_us = max(self.forgotten_us, newest_us)
-                yield from self._judge(key, contradiction(facts))
+                yield Contradiction(balance_of(key), echo_in(key), contradiction(facts), due_us)
             else:
                 del self._groups[key]
                 self._dirty[key] = None
-                yield from self._judge(key, 0)
+                yield Contradiction(balance_of(key), echo_in(key), 0, due_us)
 
     def flush(self) -> Iterator[tuple[str, bytes | None]]:
         """State records of everything that changed; None deletes."""
@@ -237,14 +240,6 @@ class Echoes:
     def rewrite(self, key: str) -> None:
         """Write this key again with the next flush: what stands on the topic is not ours."""
         self._dirty[key] = None
-
-    def _judge(self, key: str, units: int) -> Iterator[Contradiction]:
-        if units:
-            self._judged.add(key)
-            yield Contradiction(balance_of(key), echo_in(key), units)
-        elif key in self._judged:
-            self._judged.remove(key)
-            yield Contradiction(balance_of(key), echo_in(key), 0)
 
 
 def _difference(before: dict[K, int], after: dict[K, int]) -> dict[K, int]:

@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 import xxhash
 
-from stock.alerts import ALERT_PREFIX, Alerts, check_alert
-from stock.availability import LOW_STOCK, View, low_flags, view
+from stock.alerts import ALERT_PREFIX, OF_REFERENCES, Alerts, Kind, check_alert, name_of, parts_of, state_key_of
+from stock.availability import LOW_STOCK, View, left_out, low_flags, view
 from stock.balance import (
     CAUSE_PINNED,
     HAS_BASELINE,
@@ -24,6 +24,7 @@ from stock.balance import (
     UNAVAILABLE,
     Balance,
     Cause,
+    Count,
     Movements,
     StateMoves,
     apply_count,
@@ -39,8 +40,8 @@ from stock.commitments import (
     is_order_key,
     line_key,
 )
+from stock.doubts import Thresholds
 from stock.echoes import (
-    Contradiction,
     Echoes,
     Told,
     balance_of,
@@ -129,14 +130,14 @@ def check_packed(key: str, packed: bytes) -> None:
             raise ValueError("totals of another shape")
     elif key.startswith(JOURNAL_PREFIX):
         check_chunk(packed, TOPIC_COUNT)
+    elif key.startswith(ALERT_PREFIX):  # before the others: it may name an id with anything in it
+        check_alert(packed)
     elif is_order_key(key):
         check_order(key, packed, TOPIC_COUNT)
     elif is_supply_key(key):
         check_supply(key, packed, TOPIC_COUNT)
     elif key.startswith(NETWORK_PREFIX):
         check_network(packed)
-    elif key.startswith(ALERT_PREFIX):
-        check_alert(packed)
     elif is_item_key(key):
         check_item(packed)
     elif is_verdict_key(key):
@@ -168,6 +169,7 @@ class Ledger:
         admit: asked with SKU and location about each fact whose key has no balance yet, and with None for a location
             about each item of a SKU that has none yet; may raise to keep it out.
         node_order: criteria by which requests for any location choose one, names of `stock.verdicts.CRITERIA`.
+        thresholds: from when on something is worth an alert.
     """
 
     def __init__(
@@ -176,20 +178,24 @@ class Ledger:
         facts_max: int = FACTS_REMEMBERED_MAX,
         admit: Callable[[str, str | None], None] = _anything,
         node_order: Sequence[str] = NODE_ORDER,
+        thresholds: Thresholds | None = None,
     ) -> None:
         self.policies = policies
+        self.thresholds = thresholds or Thresholds()
         self._admit = admit
         self.touched: dict[str, int] = {}
         self.forced: set[str] = set()
         self.totals = Totals([0] * len(OUTCOMES), [0] * TOPIC_COUNT)
         self.recent = Recent(TOPIC_COUNT, facts_max)
-        self.commitments = Commitments(TOPIC_COUNT, self._net_us)
-        self.supply = Supply(TOPIC_COUNT, self._counted_us)
+        self.commitments = Commitments(TOPIC_COUNT, self._net_us, self.thresholds)
+        self.supply = Supply(TOPIC_COUNT, self._counted_us, self.thresholds)
         self.echoes = Echoes()
-        self.contradictions: list[Contradiction] = []  # since they were last taken
         self.items = Items()
         self.items_changed: dict[str, Cause | None] = {}  # SKUs of which all keys need another look, and why
+        self._places: dict[str, str] = {}  # every location of any balance, with the first SKU there
+        self._places_judged = (-1, 0)  # as of which revision of the rules, and how many
         self.alerts = Alerts()
+        self.counted_units = [0, 0]  # sums over counts that were applied: units expected, units off
         self.network = Network(
             self._look_in,
             self._network_terms,
@@ -343,7 +349,7 @@ class Ledger:
                 changed = outcome == APPLIED
             else:
                 time_us, units = effect.time_us, effect.units
-                outcome = self._move(key, balance, effect)
+                outcome = self._move(key, balance, effect, timestamp_us)
                 changed = outcome == APPLIED or bool(effect.states)
                 for state, moved in effect.states:
                     if state in UNAVAILABLE:
@@ -407,10 +413,10 @@ class Ledger:
         """What can be sold at a known key, now; leaves idle balances packed."""
         return self._view(key, self._active.get(key) or unpack(self._idle[key]))
 
-    def differs(self, key: str, digest_of: Callable[[View], int]) -> bool:
-        """Whether what holds at a known key now is not what was last acknowledged; leaves idle balances packed."""
+    def peek(self, key: str) -> tuple[View, int]:
+        """What holds at a known key now, and the digest of what was last acknowledged; leaves idle balances packed."""
         balance = self._active.get(key) or unpack(self._idle[key])
-        return digest_of(self._view(key, balance)) != balance.digest
+        return self._view(key, balance), balance.digest
 
     def settle(self, key: str) -> tuple[View, Balance]:
         """The view of a known key, its LOW bits brought up to it, and its balance."""
@@ -450,14 +456,14 @@ class Ledger:
         elif key in self:
             self.balance(key)
             self._dirty[key] = None
+        elif key.startswith(ALERT_PREFIX):
+            self.alerts.rewrite(key)
         elif is_order_key(key):
             self.commitments.rewrite(key)
         elif is_supply_key(key):
             self.supply.rewrite(key)
         elif key.startswith(NETWORK_PREFIX):
             self.network.rewrite(key.removeprefix(NETWORK_PREFIX))
-        elif key.startswith(ALERT_PREFIX):
-            self.alerts.rewrite(key)
         elif is_item_key(key):
             self.items.rewrite(key)
         elif is_verdict_key(key):
@@ -485,6 +491,54 @@ class Ledger:
         overdue = self.supply.overdue(key, self.commitments.clock_us) if seen.in_transit else 0
         self.alerts.judge(key, seen, now_us, overdue, terms.reorder_point, terms.backorder_limit)
 
+    @property
+    def has_suspects(self) -> bool:
+        """Whether `judge_suspects` has something to do."""
+        places = (self.policies.revision, len(self._places))
+        return bool(self.commitments.suspects or self.supply.suspects) or self._places_judged != places
+
+    def judge_suspects(self, now_us: int) -> None:
+        """Open and close the alerts of holds, order lines and transfers in doubt, and of locations nobody described."""
+        for part in (self.commitments, self.supply):
+            suspects, part.suspects = part.suspects, {}
+            for key in suspects:
+                doubts = part.doubts(key)
+                if doubts or key in self.alerts.about:
+                    self.alerts.settle(key, doubts, self.commitments.clock_us, now_us)
+        places = (self.policies.revision, len(self._places))
+        if self._places_judged != places:
+            self._places_judged = places
+            self.alerts.settle_places(self._undescribed(), now_us)
+
+    def tell_alert(
+        self, key: str, kind: Kind, reference: str, units: int, at_us: int, references: dict[str, str]
+    ) -> None:
+        """Let a key have an alert of a kind about a reference, with these units, or none of it where they are 0.
+
+        For what the ledger finds out itself as it takes facts in or time goes by. It must be told before the flush
+        that makes durable what it follows from, which lands after it.
+
+        Args:
+            key: `sku|location`.
+            reference: what tells it from others of its kind there; any text.
+            at_us: the moment of finding out, which becomes part of its id.
+            references: ids that readers are told, by what they name.
+        """
+        if units:
+            self.alerts.open(key, kind, units, at_us, reference, references)
+        else:
+            self.alerts.close(name_of(key, kind, reference), at_us)
+
+    def alert_ended(self, name: str) -> None:
+        """Readers were told of the end of an alert: its cause may have come up again meanwhile."""
+        parts = parts_of(name)
+        if parts.kind in OF_REFERENCES:
+            self._suspect(state_key_of(parts.sku, parts.reference))
+        elif parts.kind == "unknown_location":
+            self._places_judged = (-1, 0)
+        elif parts.key in self:
+            self.touched.setdefault(parts.key, 0)
+
     # Time
 
     def next_timer_us(self) -> int | None:
@@ -505,9 +559,8 @@ class Ledger:
             self.set_cause(key, ("eta.passed", key, "stockflow", eta_us))
             self.touched.setdefault(key, 0)
         self.verdicts.advance(clock_us)
-        for contradiction in self.echoes.advance(clock_us):
-            self.contradictions.append(contradiction)
-            self.touched.setdefault(contradiction.key, 0)
+        for one in self.echoes.advance(clock_us):
+            self.tell_alert(one.key, "unmatched_echo", one.echo, one.units, one.at_us, {"echo": one.echo})
         self.totals.forgotten_us = max(self.totals.forgotten_us, self.echoes.forgotten_us)
 
     # Durability
@@ -608,14 +661,14 @@ class Ledger:
             packed = records.pop(key)
             if key.startswith(JOURNAL_PREFIX):
                 chunks.append(packed)
+            elif key.startswith(ALERT_PREFIX):
+                self.alerts.restore(key, packed)
             elif is_order_key(key):
                 self.commitments.restore(key, packed)
             elif is_supply_key(key):
                 awaited += self.supply.restore(key, packed)
             elif key.startswith(NETWORK_PREFIX):
                 self.network.restore(key, packed)
-            elif key.startswith(ALERT_PREFIX):
-                self.alerts.restore(key, packed)
             elif is_item_key(key):
                 self.items.restore(key, packed)
             elif is_verdict_key(key):
@@ -625,12 +678,16 @@ class Ledger:
         self.requests.restore(decisions, self._durable[_ORDERS])
         self._idle = records
         for key in records:
-            self.network.add(key.partition("|")[0], key)
+            sku, _, location = key.partition("|")
+            self._places.setdefault(location, sku)
+            self.network.add(sku, key)
         for key in awaited:
             self._await(key)
         self.commitments.restored()
         for key, packed in groups.items():
             self._restore_echo(key, packed)
+        for key in self.alerts.about:
+            self._suspect(key)
         self.recent.restore(chunks, self._restore_row)
         for key in rewrite:
             self.rewrite(key)
@@ -697,7 +754,9 @@ class Ledger:
     def _open(self, key: str) -> Balance:
         balance = self._active[key] = Balance([-1] * TOPIC_COUNT)
         self._fresh += 1
-        self.network.add(key.partition("|")[0], key)
+        sku, _, location = key.partition("|")
+        self._places.setdefault(location, sku)
+        self.network.add(sku, key)
         return balance
 
     # Requests
@@ -781,23 +840,74 @@ class Ledger:
             self._tell_others(event, effect_of(event), topic, offset, timestamp_us)
         return outcome
 
-    def _move(self, key: str, balance: Balance, effect: Effect) -> int:
+    def _move(self, key: str, balance: Balance, effect: Effect, timestamp_us: int) -> int:
         """Let the balance itself take in an effect; APPLIED or, if a newer count includes it, ABSORBED."""
         outcome = APPLIED
+        if effect.count is not None:
+            outcome = self._count(key, balance, effect, timestamp_us)
         if effect.baseline:
             balance.flags |= HAS_BASELINE
         if effect.units:
             outcome = self._move_units(key, balance, effect.time_us, effect.units)
-        elif effect.count is not None:
-            movements = self._movements.get(key) or Movements()
-            changed = self._state_moves.get(key, []) if effect.net else None
-            forgotten_us = self.totals.forgotten_us
-            result = apply_count(balance, movements, effect.count, effect.counted, forgotten_us, changed)
-            if result == "applied":
-                self._counted(key, effect.time_us)
-            outcome = APPLIED if result == "applied" else ABSORBED
-            self.counts_too_old += result == "beyond_log"
         return outcome
+
+    def _count(self, key: str, balance: Balance, effect: Effect, timestamp_us: int) -> int:
+        """Let a balance take in a count, and compare it with what was known of its moment when it came."""
+        count = effect.count
+        assert count is not None
+        movements = self._movements.get(key) or Movements()
+        before_us = 0 if balance.count is None else balance.count[0]
+        back = self.supply.incoming(key, 0).given
+        expected = None
+        if balance.flags & HAS_BASELINE:
+            expected = balance.on_hand - movements.since(count[0]) + self._left_out(key, balance)
+            expected += sum(one.units for one in back if before_us <= one.time_us < count[0])
+        changed = self._state_moves.get(key, []) if effect.net else None
+        result = apply_count(balance, movements, count, effect.counted, self.totals.forgotten_us, changed)
+        at_us, source, id = timestamp_us, count[1], count[2]
+        reference = f"count/{len(source)}/{source}{id}"
+        if result == "beyond_log":
+            self.counts_too_old += 1
+            # Its units may be 0, and it is an alert all the same.
+            self.alerts.open(key, "count_too_old", effect.counted, at_us, reference, {"count": id, "source": source})
+        if result != "applied":
+            return ABSORBED
+        self._counted(key, effect.time_us)
+        self.alerts.close_all(key, "count_too_old", at_us)
+        if expected is not None:
+            self._compare(key, expected, effect.counted + self._left_out(key, balance), count, at_us)
+        return APPLIED
+
+    def _compare(self, key: str, expected: int, counted: int, count: Count, at_us: int) -> None:
+        """Sum up how exact stock is, and open or close the alert of a count that is too far from what was expected."""
+        off = counted - expected
+        self.counted_units[0] += max(0, expected)
+        self.counted_units[1] += abs(off)
+        if self.thresholds.allows(expected, counted):
+            self.alerts.close_all(key, "count_variance", at_us)
+            return
+        _, source, id = count
+        accuracy = max(0.0, 1 - abs(off) / expected) if expected > 0 else 0.0
+        named = {"count": id, "source": source, "expected": str(expected), "counted": str(counted)}
+        named["accuracy"] = f"{accuracy:.4f}"
+        self.alerts.open(key, "count_variance", off, at_us, f"count/{len(source)}/{source}{id}", named)
+
+    def _left_out(self, key: str, balance: Balance) -> int:
+        """What the count that stands left out, and what is on hand beside it; 0 if it is gross or there is none."""
+        if balance.net is None:
+            return 0
+        return left_out(balance, self.supply.incoming(key, 0).given) + self.commitments.allocated_then(key)
+
+    def _undescribed(self) -> dict[str, str]:
+        """The locations of any balance that nobody described, each with a SKU; none where nobody describes any."""
+        policies = self.policies
+        if not policies.describes_locations:
+            return {}
+        return {location: sku for location, sku in self._places.items() if policies.location(location) is None}
+
+    def _suspect(self, state_key: str) -> None:
+        part = self.supply if is_supply_key(state_key) else self.commitments
+        part.suspects[state_key] = None
 
     def _move_state(self, key: str, balance: Balance, time_us: int, state: str, units: int) -> None:
         """Move the counter of an unavailable state, and what a net count left out if it happened before that."""
@@ -854,6 +964,8 @@ class Ledger:
         if effect.inbound is not None:
             key = inbound_key(sku, event.location, event.inbound)
             changed += self.supply.tell_inbound(sku, key, effect.inbound, topic, offset)
+        if self.alerts.about:
+            self._look_at_alerts_of(event, effect)
         for key in changed:
             if key in self:
                 balance = self.balance(key)
@@ -861,6 +973,17 @@ class Ledger:
                 self._step_band(key, balance)
                 self._dirty[key] = None
                 self.touched.setdefault(key, timestamp_us)
+
+    def _look_at_alerts_of(self, event: Any, effect: Effect) -> None:
+        """An alert of a hold, order line or transfer that a fact names may have come to its end."""
+        named = [
+            effect.hold and hold_key(event.sku, event.reservation, event.line),
+            effect.line and line_key(event.sku, event.order_line),
+            effect.transfer and transfer_key(event.sku, event.transfer),
+        ]
+        for key in named:
+            if key is not None and key in self.alerts.about:
+                self._suspect(key)
 
     def _step_band(self, key: str, balance: Balance) -> None:
         """Where LOW_STOCK depends on the way there, every step counts and not only those that are published."""

@@ -85,6 +85,23 @@ def _newly_told(f: Fact, sums: Sums) -> int:
     return paired(of_echo, f.topic, units if f.kind == "taken" else -units)
 
 
+class Missing(Struct, gc=False):
+    """Units that facts asked for and did not find, since the newest statement; `since_us`: the first such fact."""
+
+    units: int = 0
+    since_us: int = 0
+
+    def ask(self, time_us: int, units: int) -> None:
+        """A fact asked for so many more than there were."""
+        if not self.units:
+            self.since_us = time_us
+        self.units += units
+
+    def give(self, units: int) -> None:
+        """So many came back that were never there."""
+        self.units = max(0, self.units - units)
+
+
 class _Named(Protocol):
     @property
     def id(self) -> str: ...
@@ -178,6 +195,12 @@ class Hold(Struct, gc=False, array_like=True):
         newest = self.facts[-1].time_us if self.facts else 0
         return max(newest, self.expires_at_us or 0) if self.left else newest
 
+    def missing(self) -> Missing:
+        """What was asked of this hold beyond what it had."""
+        missing = Missing()
+        self._folded(self.facts, _copied(self.sums), missing)
+        return missing
+
     def _pass(self, over: Fact) -> None:
         """A fact has no part in what is held now; only who tells of its units again must not count them."""
         if over.echo is not None:
@@ -186,16 +209,23 @@ class Hold(Struct, gc=False, array_like=True):
     def _is_over(self, taking: Fact) -> bool:
         return self.claims_after_us is not None and taking.time_us <= self.claims_after_us
 
-    def _folded(self, facts: list[Fact], sums: Sums) -> tuple[str | None, int, int | None]:
+    def _folded(
+        self, facts: list[Fact], sums: Sums, missing: Missing | None = None
+    ) -> tuple[str | None, int, int | None]:
         location, left, end = self.base
         for kind, units, f in _paired(facts, sums):
             if kind == "stated":
                 location, left, end = f.location, units or 0, f.expires_at_us
+                if missing is not None:
+                    missing.units = 0
             elif kind == "renewed":
                 if location is not None and (end is None or f.time_us < end):
                     end = f.expires_at_us
             elif kind != "given_back":  # what comes back is not held again
-                left -= left if units is None else min(units, left)
+                asked = left if units is None else units
+                if missing is not None and asked > left:
+                    missing.ask(f.time_us, asked - left)
+                left -= min(asked, left)
         return location, left, end
 
     def _since(self, facts: list[Fact]) -> Since:
@@ -247,12 +277,20 @@ class OrderLine(Struct, gc=False, array_like=True):
         """The time of the newest fact."""
         return self.facts[-1].time_us if self.facts else 0
 
-    def _folded(self, facts: list[Fact], sums: Sums) -> dict[str, list[int]]:
+    def missing(self) -> Missing:
+        """What was asked of this line beyond what it had."""
+        missing = Missing()
+        self._folded(self.facts, _copied(self.sums), missing)
+        return missing
+
+    def _folded(self, facts: list[Fact], sums: Sums, missing: Missing | None = None) -> dict[str, list[int]]:
         cells = {location: cell.copy() for location, cell in self.base.items()}
         for kind, told, f in _paired(facts, sums):
             units = told or 0
             if kind == "stated":
                 cells[f.location] = [units, 0]
+                if missing is not None:
+                    missing.units = 0
                 continue
             if kind == "arrived":
                 cells.setdefault(f.location, [0, 0])[0] += units
@@ -268,6 +306,8 @@ class OrderLine(Struct, gc=False, array_like=True):
                     cell[0] -= moved
                     cell[1] += moved if kind == "taken" else 0
                 units -= moved
+            if missing is not None and units:
+                missing.give(units) if kind == "given_back" else missing.ask(f.time_us, units)
         return cells
 
 

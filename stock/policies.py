@@ -91,6 +91,11 @@ class Policies:
         return self._with_reorder_point > 0
 
     @property
+    def describes_locations(self) -> bool:
+        """Whether any location is described."""
+        return bool(self._locations)
+
+    @property
     def channels(self) -> Collection[str]:
         """The channels that any policy in force names, at any time."""
         return self._channels.keys()

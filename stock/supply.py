@@ -13,6 +13,7 @@ from typing import Generic, Literal, TypeVar
 import msgspec
 from msgspec import Struct
 
+from stock.doubts import Doubt, Thresholds, of_transfer
 from stock.orders import FACTS_MAX, Fact, insert
 from stock.timers import Timers
 from stock.times import HOUR_US
@@ -77,7 +78,7 @@ class Transfer(Struct, gc=False, array_like=True):
 
     Received units lower what is on its way to the receiver first, then to others by location id; more than is on its
     way lowers nothing. Units received before anything was shipped (clocks differ) lower the next shipment. `lost`:
-    units that a final receipt left over.
+    units that a final receipt left over and that neither turned up later nor were cancelled.
     """
 
     applied: list[int]
@@ -123,14 +124,17 @@ class Transfer(Struct, gc=False, array_like=True):
                     shipment.eta_us = f.eta_us
             elif f.kind == "received":
                 early += 0 if shipments else f.units
-                _take(f.units, sorted(shipments, key=lambda s: (s.to != f.location, s.to)))
+                taken = _take(f.units, sorted(shipments, key=lambda s: (s.to != f.location, s.to)))
+                lost -= min(lost, f.units - sum(units for _, units in taken))
                 if f.final:
                     lost += sum(shipment.left for shipment in shipments)
                     for shipment in shipments:
                         shipment.left = 0
             else:
                 own_first = sorted(shipments, key=lambda s: (s.origin != f.location, s.origin))
-                for shipment, units in _take(f.units, own_first):
+                taken = _take(f.units, own_first)
+                lost -= min(lost, f.units - sum(units for _, units in taken))
+                for shipment, units in taken:
                     given.append(Given(f.time_us, shipment.origin, shipment.state, units))
         return shipments, given, early, lost
 
@@ -266,10 +270,12 @@ class Supply:
         topics: number of keyed inputs.
         counted_us: asked for the time of the newest count of a key, 0 if there is none: what was given back before it
             is part of it.
+        thresholds: from when on a transfer is in doubt.
     """
 
-    def __init__(self, topics: int, counted_us: Callable[[str], int]) -> None:
+    def __init__(self, topics: int, counted_us: Callable[[str], int], thresholds: Thresholds | None = None) -> None:
         self._topics = topics
+        self._thresholds = thresholds or Thresholds()
         self._counted_us = counted_us
         self._known: dict[str, Transfer | Inbound] = {}
         self._per_sku: dict[str, int] = {}
@@ -277,7 +283,9 @@ class Supply:
         self._given: _Index[Given] = _Index()
         self._etas = Timers()  # the next ETA of each transfer and inbound, by state key
         self._forgetting = Timers()
+        self._doubting = Timers()
         self._dirty: dict[str, None] = {}
+        self.suspects: dict[str, None] = {}  # state keys of which somebody should see now whether they are in doubt
 
     def __len__(self) -> int:
         """Number of transfers and inbounds remembered, open or closed."""
@@ -324,6 +332,11 @@ class Supply:
         """Units on their way to `sku|location`, each with its ETA, in no order."""
         return [part for parts in self._coming.parts.get(key, {}).values() for part in parts]
 
+    def doubts(self, state_key: str) -> tuple[Doubt, ...]:
+        """What there is to say against a transfer, by its state key."""
+        known = self._known.get(state_key)
+        return of_transfer(known, self._thresholds) if isinstance(known, Transfer) else ()
+
     def tell_transfer(self, sku: str, key: str, new: TransferFact, topic: int, offset: int) -> list[str]:
         """Let a transfer take in a fact; the keys `sku|location` that it changes come back."""
         transfer = self._known.get(key)
@@ -336,6 +349,7 @@ class Supply:
         transfer.applied[topic] = offset
         transfer.add(new)
         self._dirty[key] = None
+        self._doubt(key)
         return self._index(sku, key, transfer)
 
     def tell_inbound(self, sku: str, key: str, new: Fact, topic: int, offset: int) -> list[str]:
@@ -354,7 +368,7 @@ class Supply:
 
     def next_timer_us(self) -> int | None:
         """When `advance` has something to do next."""
-        due = (self._etas.next_us(), self._forgetting.next_us())
+        due = (self._etas.next_us(), self._doubting.next_us(), self._forgetting.next_us())
         return min((at for at in due if at is not None), default=None)
 
     def advance(self, now_us: int) -> Iterator[tuple[str, int]]:
@@ -369,6 +383,8 @@ class Supply:
                 if any(eta_us == due_us for _, eta_us in self._coming.parts[at][key]):
                     yield at, due_us
             self._set_eta(key, due_us)
+        while (timer := self._doubting.pop(now_us)) is not None:
+            self.suspects[timer[1]] = None
         while (timer := self._forgetting.pop(now_us)) is not None:
             if timer[1] in self._known:
                 self._forget(timer[1], now_us)
@@ -386,6 +402,7 @@ class Supply:
         sku = key.partition("|")[0]
         self._add(sku, key, known, known.last_us())
         self._index(sku, key, known)
+        self._doubt(key)
         if isinstance(known, Transfer):
             return [f"{sku}|{shipment.to}" for shipment in known.shipments]
         return [f"{sku}|{_location_in(key)}"]
@@ -398,6 +415,10 @@ class Supply:
         self._known[key] = known
         self._per_sku[sku] = self._per_sku.get(sku, 0) + 1
         self._forgetting.set(key, time_us + CLOSED_HORIZON_US)
+
+    def _doubt(self, key: str) -> None:
+        for doubt in self.doubts(key):
+            self._doubting.set(key, doubt.due_us)
 
     def _index(self, sku: str, key: str, known: Transfer | Inbound) -> list[str]:
         """Bring the sums per key up to a transfer or inbound; the keys that changed come back."""
@@ -439,6 +460,7 @@ class Supply:
         del self._known[key]
         self._given.put(key, {})
         self._dirty[key] = None
+        self.suspects[key] = None
         self._per_sku[sku] -= 1
         if not self._per_sku[sku]:
             del self._per_sku[sku]

@@ -118,7 +118,9 @@ def audit_command() -> None:
     settings = _settings()
     now = datetime.fromtimestamp(time.time(), timezone.utc)
     try:
-        report = audit(settings.client_config(), settings.topic, settings.redis_url, now, None)
+        report = audit(
+            settings.client_config(), settings.topic, settings.redis_url, now, None, thresholds=settings.thresholds()
+        )
     except AuditImpossible as error:
         _fail(str(error))
     _out.print(render(report))

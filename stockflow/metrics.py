@@ -25,6 +25,7 @@ from sinks.publisher import Publisher
 from sinks.redis_view import RedisView
 from sources.commits import Commits
 from sources.kafka import SourceStats
+from stock.alerts import KINDS
 from stock.ledger import DEAD_LETTER, OUTCOMES
 from stockflow import __version__
 
@@ -160,11 +161,38 @@ class PipelineCollector(Collector):
             "Ids held to recognise repeats (about 200 bytes each)",
             value=sum(len(outlet.ledger.recent.ids) for outlet in outlets),
         )
+        yield from self._alerts()
         yield GaugeMetricFamily(
             "stockflow_rule_changes_pending",
             "Rule changes whose keys have not all been looked at, over partitions",
             value=sum(outlet.sweeping for outlet in outlets),
         )
+
+    def _alerts(self) -> Iterator[Metric]:
+        outlets = list(self._m.publisher.outlets.values())
+        told = CounterMetricFamily("stockflow_alerts", "Alerts that readers were told of", labels=["kind", "state"])
+        for (kind, state), count in list(self._m.publisher.stats.alerts.items()):
+            told.add_metric([kind, state], count)
+        yield told
+        open_ = GaugeMetricFamily("stockflow_alerts_open", "Alerts that are open", labels=["kind"])
+        for kind in KINDS:
+            count = sum(outlet.ledger.alerts.open_by_kind.get(kind, 0) for outlet in outlets)
+            if count:
+                open_.add_metric([kind], count)
+        yield open_
+        yield CounterMetricFamily(
+            "stockflow_alerts_left_out",
+            "Times that an alert was not opened because there were so many of its kind in its partition",
+            value=sum(outlet.ledger.alerts.left_out for outlet in outlets),
+        )
+        counted = CounterMetricFamily(
+            "stockflow_counted_units",
+            "Sums over counts that could be compared: units expected, and units off. Accuracy is 1 - off / expected",
+            labels=["figure"],
+        )
+        for at, figure in enumerate(("expected", "off")):
+            counted.add_metric([figure], sum(outlet.ledger.counted_units[at] for outlet in outlets))
+        yield counted
 
     def _redis(self) -> Iterator[Metric]:
         views = [view.stats for view in self._m.views]

@@ -191,6 +191,7 @@ class Pipeline:
             around.die,
             settings.cloudevents_headers,
             settings.node_order,
+            settings.thresholds(),
         )
         self.reader = EventsReader(
             SourceOptions(

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from stock.doubts import Thresholds
+from stock.times import SECOND_US
 from stock.verdicts import NODE_ORDER, node_order
 
 PREFIX = "STOCKFLOW_"
@@ -47,6 +49,7 @@ RESERVED_KAFKA_PROPERTIES = frozenset(
 )
 
 
+_YEAR_S = 366 * 86_400
 REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster")
 
 
@@ -72,6 +75,11 @@ class Settings:
     ready_lag_max: int = 10_000
     facts_remembered: int = 500_000
     node_order: tuple[str, ...] = NODE_ORDER
+    count_variance_units: int = 2
+    count_variance_percent: int = 5
+    alert_unclaimed_s: int = 3_600
+    alert_hold_s: int = 86_400
+    alert_allocation_s: int = 604_800
     metrics_host: str = "0.0.0.0"
     metrics_port: int = 9400
     http_port: int = 8080
@@ -83,6 +91,16 @@ class Settings:
     def topic(self, name: str) -> str:
         """The name of a registered topic on the broker: the prefix stands literally in front."""
         return self.topic_prefix + name
+
+    def thresholds(self) -> Thresholds:
+        """From when on something is worth an alert."""
+        return Thresholds(
+            self.count_variance_units,
+            self.count_variance_percent,
+            self.alert_unclaimed_s * SECOND_US,
+            self.alert_hold_s * SECOND_US,
+            self.alert_allocation_s * SECOND_US,
+        )
 
     def client_config(self) -> dict[str, str]:
         """librdkafka properties shared by every client: the user's own and the bootstrap servers."""
@@ -140,6 +158,11 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         ready_lag_max=number("READY_LAG_MAX", defaults.ready_lag_max, 0, 1_000_000_000),
         facts_remembered=number("FACTS_REMEMBERED", defaults.facts_remembered, 1_024, 100_000_000),
         node_order=criteria("NODE_ORDER", defaults.node_order),
+        count_variance_units=number("COUNT_VARIANCE_UNITS", defaults.count_variance_units, 0, 1_000_000_000),
+        count_variance_percent=number("COUNT_VARIANCE_PERCENT", defaults.count_variance_percent, 0, 1_000_000),
+        alert_unclaimed_s=number("ALERT_UNCLAIMED_S", defaults.alert_unclaimed_s, 0, _YEAR_S),
+        alert_hold_s=number("ALERT_HOLD_S", defaults.alert_hold_s, 0, _YEAR_S),
+        alert_allocation_s=number("ALERT_ALLOCATION_S", defaults.alert_allocation_s, 0, _YEAR_S),
         metrics_host=text("METRICS_HOST", defaults.metrics_host),
         metrics_port=number("METRICS_PORT", defaults.metrics_port, 0, 65_535),
         http_port=number("HTTP_PORT", defaults.http_port, 0, 65_535),

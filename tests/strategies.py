@@ -436,7 +436,7 @@ class Storyteller:
         order_line = self._named("L") if self._chance(20) else None
         saying = self._saying(sku, "wms/{location}")
         return TransferReceived(
-            **saying, **self._touching(), transfer=self._named("T"), units=self._units(9), final=self._chance(20),
+            **saying, **self._touching(), transfer=self._named("T"), units=self._units(9), final=self._chance(40),
             order_line=order_line,
         )  # fmt: skip
 

@@ -38,11 +38,12 @@ _VALUES: dict[str, pl.DataType] = {
     "low_stock_exit": pl.Int64(),
     "enabled": pl.Boolean(),
     "backorder_limit": pl.Int64(),
+    "reorder_point": pl.Int64(),
     "quota": pl.Int64(),
     "network_safety_stock": pl.Int64(),
 }
 _NETWORK_VALUES = ("low_stock_enter", "low_stock_exit", "quota", "network_safety_stock")
-_MODE_VALUES = tuple(name for name in _VALUES if name not in ("backorder_limit", *_NETWORK_VALUES[2:]))
+_MODE_VALUES = tuple(name for name in _VALUES if name not in ("backorder_limit", "reorder_point", *_NETWORK_VALUES[2:]))
 _POLICY_SCHEMA: dict[str, pl.DataType] = {
     "policy": pl.String(),
     **{name: pl.String() for name in _SCOPE_FIELDS},
@@ -95,6 +96,7 @@ def expected_records(
         )
         records = records.drop("enabled", "enabled_by")
     of_none = policies.filter(pl.col("mode").is_null() & pl.col("channel").is_null())
+    records = _with_value(records, of_none, "reorder_point")
     records = _with_value(records, of_none, "backorder_limit").with_columns(
         backorder_left=pl.when(pl.col("off_ship") & pl.col("off_pickup"))
         .then(pl.lit(0, pl.Int64))

@@ -43,6 +43,7 @@ class Recomputed:
         requests: sku, source and id of the requests that nobody granted and that repeat nothing.
         in_flux: keys of which a hold ended or an ETA passed while the outputs were read.
         problems: answers to requests that contradict what was promised before.
+        first: the facts without their repeats.
     """
 
     balances: pl.DataFrame
@@ -52,6 +53,7 @@ class Recomputed:
     requests: frozenset[Identity]
     problems: list[str]
     bound: dict[tuple[str, str], int]
+    first: pl.DataFrame
 
 
 def recompute(facts: pl.DataFrame, moment: Moment) -> Recomputed:
@@ -86,6 +88,7 @@ def recompute(facts: pl.DataFrame, moment: Moment) -> Recomputed:
         frozenset(rejected.iter_rows()),
         settled.problems,
         bound,
+        first,
     )
 
 

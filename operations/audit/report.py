@@ -40,6 +40,7 @@ class AuditReport:
         differences: the first differences of each kind.
         differences_by_kind: how many there are in all.
         notes: what limits the verdict without being a difference.
+        alerts_open: alerts that are open.
     """
 
     events: int
@@ -50,6 +51,7 @@ class AuditReport:
     differences: list[str]
     differences_by_kind: dict[str, int]
     notes: list[str]
+    alerts_open: int = 0
 
     @property
     def differences_total(self) -> int:
@@ -73,6 +75,7 @@ def render(report: AuditReport) -> RenderableType:
     table.add_row("settings records", f"{report.settings:,}")
     table.add_row("keys recomputed", f"{report.keys:,}")
     table.add_row("keys in Redis", "not compared" if report.redis_keys is None else f"{report.redis_keys:,}")
+    table.add_row("alerts open", f"{report.alerts_open:,}")
     for kind, count in report.differences_by_kind.items():
         table.add_row(f"differences: {kind}", f"{count:,}", style="red")
     lines = [Text(text, style="red") for text in report.differences]

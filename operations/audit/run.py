@@ -16,6 +16,7 @@ from datetime import datetime
 
 import polars as pl
 
+from operations.audit.alerts import PublishedAlerts, compare_alerts
 from operations.audit.answers import Answers
 from operations.audit.compare import DecodeOutcomes, compare_outcomes, compare_topic, compare_view
 from operations.audit.expected import dates_between, expected_records
@@ -29,6 +30,7 @@ from operations.audit.report import AuditReport, Findings
 from schemas import topics
 from schemas.records import micros
 from schemas.state import OUTCOMES_KEY, decode_outcomes
+from stock.doubts import Thresholds
 
 SETTLE_S = 2.0  # A hold that ends this close to the moment of reading may be seen open or ended.
 
@@ -37,6 +39,7 @@ _SAME_PARTITIONS = (
     topics.AVAILABILITY,
     topics.NETWORK_AVAILABILITY,
     topics.RESERVATION_VERDICTS,
+    topics.STOCK_ALERTS,
     topics.DEAD_LETTERS,
     topics.STOCK_STATE,
 )
@@ -50,6 +53,7 @@ def audit(
     progress: Progress | None = None,
     decode_outcomes: DecodeOutcomes = decode_outcomes,
     exact_ends: bool = True,
+    thresholds: Thresholds | None = None,
 ) -> AuditReport:
     """Recompute every balance from the input log and compare it with the topic and with Redis.
 
@@ -62,6 +66,7 @@ def audit(
         decode_outcomes: reads the stored outcomes of a partition: the state topic's own codec.
         exact_ends: whether the broker's answers about end offsets can be relied on; not so with the demo's
             memory-only one.
+        thresholds: from when on something is worth an alert, as the pipeline is set.
 
     Returns:
         Counts and differences; `equal` is the verdict.
@@ -80,6 +85,9 @@ def audit(
         networks = PublishedNetworks(partitions, findings)
         for batch in log.read(topics.NETWORK_AVAILABILITY.name, extents[topics.NETWORK_AVAILABILITY.name], progress):
             networks.add(batch)
+        alerts = PublishedAlerts(partitions, findings)
+        for batch in log.read(topics.STOCK_ALERTS.name, extents[topics.STOCK_ALERTS.name], progress):
+            alerts.add(batch)
         view = None if redis_url is None else read_view(redis_url, progress)
         network_view = None if redis_url is None else read_view(redis_url, progress, NETWORK_PREFIX)
         latest = SETTLE_S + time.monotonic() - begun
@@ -105,6 +113,10 @@ def audit(
     dates = dates_between(settings, moment.earliest_us, moment.latest_us)
     rows = [expected_records(recomputed.balances, settings, items, at) for at in (moment.earliest_us, *dates)]
     compare_topic(pl.concat(rows), published.columns(), findings)
+    whole = all(extent.start == 0 for extent in extents[topics.STOCK_ALERTS.name].values())
+    alerts_open = compare_alerts(
+        pl.concat(rows), recomputed, settings, moment, alerts, thresholds or Thresholds(), partitions, whole, findings
+    )
     if not dates:
         compare_networks(recomputed, settings, items, moment.earliest_us, networks.by_key(), findings)
     published.report_stale()
@@ -130,6 +142,7 @@ def audit(
         differences=findings.kept,
         differences_by_kind=dict(findings.by_kind),
         notes=_notes(extents, recomputed),
+        alerts_open=alerts_open,
     )
 
 
@@ -163,7 +176,7 @@ def _counts(recomputed: Recomputed, dead: DeadLetters, extents: Extents, reporte
 def _notes(extents: Extents, recomputed: Recomputed) -> list[str]:
     notes = [
         f"{topic.name}[{partition}] starts at offset {extent.start}: what was before it is gone from the log"
-        for topic in topics.KEYED_INPUTS
+        for topic in (*topics.KEYED_INPUTS, topics.STOCK_ALERTS)
         for partition, extent in extents[topic.name].items()
         if extent.start > 0
     ]

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import polars as pl
 
+from operations.audit.folds import Life
+
 Key = tuple[str, str]
 
 _SHIPPED, _RECEIVED = "transfer.shipped", "transfer.received"
@@ -47,17 +49,16 @@ def coming_by_key(facts: pl.DataFrame) -> tuple[dict[Key, list[Coming]], list[Ba
     coming: dict[Key, list[Coming]] = defaultdict(list)
     back: list[Back] = []
     named: set[Key] = set()
-    kinds = [_SHIPPED, _RECEIVED, _RESCHEDULED, _CANCELLED]
-    for (sku, _), rows in _groups(facts.filter(pl.col("type").is_in(kinds)), ("sku", "transfer"), _SHIPPED):
-        parts = _transfer(str(sku), list(rows), back)
+    for (sku, _), rows in _transfers(facts):
+        parts, _ = _transfer(str(sku), rows, back)
         named |= {(str(sku), part.to) for part in parts}
         for part in parts:
             if part.left:
                 coming[str(sku), part.to].append(Coming(True, part.left, _time(part.eta)))
     announced = facts.filter(pl.col("inbound").is_not_null())
-    for (sku, location, _), rows in _groups(announced, ("sku", "location", "inbound"), _EXPECTED):
+    for (sku, location, _), told in _groups(announced, ("sku", "location", "inbound"), _EXPECTED):
         left, eta = 0, None
-        for row in rows:
+        for row in told:
             if row["type"] == _EXPECTED:
                 left, eta = _int(row["units"]), _time(row["eta_us"])
             else:
@@ -67,12 +68,40 @@ def coming_by_key(facts: pl.DataFrame) -> tuple[dict[Key, list[Coming]], list[Ba
     return coming, back, named
 
 
-def _transfer(sku: str, rows: list[dict[str, object]], back: list[Back]) -> list[_Part]:
+class DoubtfulTransfer(NamedTuple):
+    """A transfer that nobody shipped, or of which a final receipt left units over, or of which not all is known."""
+
+    sku: str
+    transfer: str
+    is_shipped: bool
+    life: Life
+
+
+def doubtful_transfers(facts: pl.DataFrame) -> list[DoubtfulTransfer]:
+    """Every transfer of which `life.in_vain` units are missing, that was never shipped, or that is torn."""
+    found = []
+    for (sku, transfer), rows in _transfers(facts):
+        parts, life = _transfer(str(sku), rows, [])
+        if life.in_vain or life.is_torn or not parts:
+            found.append(DoubtfulTransfer(str(sku), str(transfer), bool(parts), life))
+    return found
+
+
+def _transfers(facts: pl.DataFrame) -> Iterator[tuple[tuple[object, ...], list[dict[str, object]]]]:
+    kinds = [_SHIPPED, _RECEIVED, _RESCHEDULED, _CANCELLED]
+    of_transfers = facts.filter(pl.col("type").is_in(kinds))
+    for name, rows in _groups(of_transfers, ("sku", "transfer"), _SHIPPED):
+        yield name, list(rows)
+
+
+def _transfer(sku: str, rows: list[dict[str, object]], back: list[Back]) -> tuple[list[_Part], Life]:
     """The parts of one transfer after all that was said of it; what came back is added to `back`."""
     parts: list[_Part] = []
     early = 0
+    life = Life()
     for row in rows:
         kind, units, own = row["type"], _int(row["units"] or 0), str(row["location"])
+        at_us = life.hear(row)
         if kind == _SHIPPED:
             parts.append(_Part(row, max(0, units - early)))
             early = max(0, early - units)
@@ -85,15 +114,20 @@ def _transfer(sku: str, rows: list[dict[str, object]], back: list[Back]) -> list
                 arrived = min(part.left, units)
                 part.left -= arrived
                 units -= arrived
-                part.left *= not row["final"]
+            life.in_vain -= min(life.in_vain, units)
+            if row["final"]:
+                life.miss(at_us, sum(part.left for part in parts))
+                for part in parts:
+                    part.left = 0
         else:
             for part in sorted(parts, key=lambda part: (part.origin != own, part.origin)):
                 given = min(part.left, units)
                 part.left -= given
                 units -= given
                 if given:
-                    back.append(Back(sku, part.origin, _int(row["effective_us"]), part.state, given))
-    return parts
+                    back.append(Back(sku, part.origin, at_us, part.state, given))
+            life.in_vain -= min(life.in_vain, units)
+    return parts, life
 
 
 def _groups(

@@ -51,6 +51,16 @@ class Bound(Struct, frozen=True):
     ends_at: datetime | None
 
 
+class OpenAlert(Struct, frozen=True):
+    """An alert that is open, as the saved state has it."""
+
+    alert: str
+    kind: str
+    units: int
+    references: dict[str, str]
+    opened_at: datetime
+
+
 class Movement(Struct, frozen=True):
     """One input record: what it says, what it did to on_hand, and what became of it as far as that is remembered."""
 
@@ -110,6 +120,7 @@ class Place(Struct, frozen=True):
     policies: list[Rule]
     published: Published | None
     movements: list[Movement]
+    alerts: list[OpenAlert]
 
 
 class NetworkMode(Struct, frozen=True):

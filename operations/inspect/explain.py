@@ -14,6 +14,7 @@ from operations.inspect.answer import (
     Movement,
     Network,
     NetworkMode,
+    OpenAlert,
     Place,
     Published,
     Question,
@@ -126,6 +127,7 @@ def _place(found: Found, ledger: Ledger, location: str, positions: list[int], mo
         policies=_rules(found, location),
         published=_published(found.published.get(location), ledger, key, now),
         movements=_movements(found, ledger, location, positions)[:movements],
+        alerts=_alerts(ledger, key),
     )
 
 
@@ -189,6 +191,15 @@ def _bound(ledger: Ledger, sku: str, location: str) -> list[Bound]:
             if units:
                 bound.append(Bound("allocation", order_line_in(key), None, units, None))
     return sorted(bound, key=lambda one: (one.kind, one.id, one.line or ""))
+
+
+def _alerts(ledger: Ledger, key: str) -> list[OpenAlert]:
+    found = []
+    for about, alert in ledger.alerts.open_at(key):
+        opened_at = moment(alert.opened_us)
+        assert opened_at is not None
+        found.append(OpenAlert(alert.id, about.kind, alert.units, alert.references, opened_at))
+    return sorted(found, key=lambda one: (one.opened_at, one.alert))
 
 
 def _rules(found: Found, location: str) -> list[Rule]:

@@ -14,6 +14,7 @@ from schemas.events import Refusal, decode, decode_setting
 from schemas.records import Availability, decode_availability
 from schemas.state import CLAIM_KEY, JOURNAL_PREFIX, OUTCOMES_KEY, decode_claim, open_envelope
 from schemas.topics import KEYED_INPUTS
+from stock.alerts import ALERT_PREFIX, parts_of
 from stock.events import LocationSet, PolicyRemoved, PolicySet, SourceAlive, StockFact
 from stock.ledger import OUTCOMES
 from stock.policies import Policies
@@ -61,12 +62,19 @@ class Found:
                 self.state.pop(key, None)
             elif key == CLAIM_KEY:
                 self._newest_claim = max(self._newest_claim, decode_claim(record.value).generation)
-            elif key.startswith(f"{self.sku}|") or key == OUTCOMES_KEY:
+            elif key.startswith(f"{self.sku}|") or key == OUTCOMES_KEY or self._is_alert_of_interest(key):
                 generation, packed = open_envelope(record.value)
                 if generation >= self._newest_claim:  # else a fenced writer's late record
                     self.state[key] = packed
             elif key.startswith(JOURNAL_PREFIX):
                 self._add_journal(open_envelope(record.value)[1])
+
+    def _is_alert_of_interest(self, key: str) -> bool:
+        """Whether a state key is of an alert about the SKU, or about a location that nobody described."""
+        if not key.startswith(ALERT_PREFIX):
+            return False
+        about = parts_of(key.removeprefix(ALERT_PREFIX))
+        return about.sku == self.sku or about.kind == "unknown_location"
 
     def _add_journal(self, packed: bytes) -> None:
         for key, topic, outcome, offset, *_ in msgspec.msgpack.decode(packed, type=Chunk).rows:

@@ -57,6 +57,8 @@ def _place(place: Place) -> list[RenderableType]:
         parts.append(_atp(place))
     if place.bound:
         parts.append(_bound(place))
+    if place.alerts:
+        parts.append(_alerts(place))
     if place.policies:
         parts.append(_policies(place))
     parts.append(_published(place))
@@ -126,6 +128,16 @@ def _bound(place: Place) -> Table:
     for one in place.bound:
         ends = "never by itself" if one.ends_at is None else _time(one.ends_at)
         table.add_row(one.kind, Text(one.id), Text(one.line or ""), f"{one.units:,}", ends)
+    return table
+
+
+def _alerts(place: Place) -> Table:
+    table = Table(title="open alerts", title_justify="left", show_edge=False)
+    for column in ("kind", "units", "since", "about"):
+        table.add_column(column, justify="right" if column == "units" else "left", overflow="fold")
+    for one in place.alerts:
+        about = ", ".join(f"{name} {text}" for name, text in one.references.items())
+        table.add_row(one.kind, f"{one.units:,}", _time(one.opened_at), Text(about))
     return table
 
 

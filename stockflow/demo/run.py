@@ -255,6 +255,7 @@ class _Demo:
                 datetime.fromtimestamp(time.time(), tz=timezone.utc),
                 lambda label, done, total: status.update(f"checking the result: {label} {done:,}/{total:,}"),
                 exact_ends=exact_ends,
+                thresholds=settings.thresholds(),
             )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.mutants.of_alerts import ALERT_BUGS
 from tests.mutants.of_commits import COMMITS
 from tests.mutants.of_echoes import ECHOES
 from tests.mutants.of_failures import FAILURES
@@ -10,4 +11,4 @@ from tests.mutants.of_state import STATE
 from tests.mutants.of_stock import STOCK
 from tests.mutants.of_the_view import VIEW
 
-MUTANTS = (*STOCK, *STATE, *COMMITS, *FAILURES, *VIEW, *NETWORKS, *ECHOES)
+MUTANTS = (*STOCK, *STATE, *COMMITS, *FAILURES, *VIEW, *NETWORKS, *ECHOES, *ALERT_BUGS)

@@ -191,7 +191,7 @@ STATE = (
         "journal_restores_no_movements",
         "section 7: journal restores movements",
         "A late count after a restart forgets the sales since.",
-        (LEDGER, "            movements.add(time_us, units)\n        return", "            pass\n        return"),
+        (LEDGER, "            self._remember(key, balance, time_us, units)\n", "            pass\n"),
     ),
     bug(
         "journal_rows_beyond_the_state_count",
@@ -327,7 +327,7 @@ STATE = (
         "decision_lands_beside_its_hold",
         "section 7: verdicts are promises",
         "The hold is durable and its decision is not: the replay decides once more, against itself.",
-        (OUTLET, "(key.startswith(JOURNAL_PREFIX) or is_verdict_key(key))", "key.startswith(JOURNAL_PREFIX)"),
+        (OUTLET, " or is_verdict_key(key))", ")"),
     ),
     bug(
         "replayed_request_is_not_answered",
@@ -336,7 +336,7 @@ STATE = (
         (
             LEDGER,
             "                    self._promise(event, key, known, topic, timestamp_us)\n"
-            "                self._answer(sku, known)\n",
+            "                self._answer(sku, key, known)\n",
             "                    self._promise(event, key, known, topic, timestamp_us)\n",
         ),
     ),

@@ -81,7 +81,7 @@ STOCK = (
         "count_beyond_the_log_is_applied",
         "rules: count barrier",
         "A count so late that movements after it are forgotten is applied without them.",
-        (BALANCE, "count[0] <= balance.moved_us and count[0] <=", "False and count[0] <="),
+        (BALANCE, "    if moved and count[0] <=", "    if False and count[0] <="),
         caught_by="tests/stock/test_balance.py",
     ),
     bug(
@@ -90,8 +90,8 @@ STOCK = (
         "A count from before what the partition has forgotten is taken for one that can be applied.",
         (
             LEDGER,
-            "self.totals.forgotten_us = max(self.totals.forgotten_us, time_us)",
-            "self.totals.forgotten_us = self.totals.forgotten_us",
+            "            elif units:\n                self.totals.forgotten_us = max(self.totals.forgotten_us, time_us)\n",
+            "            elif units:\n",
         ),
         caught_by="tests/stock/test_ledger_state.py",
     ),
@@ -99,7 +99,7 @@ STOCK = (
         "hold_is_consumed_twice",
         "rules: holds and claims",
         "A sale larger than its hold leaves the hold below zero, so more seems to be available.",
-        (ORDERS, "left if f.units is None else min(f.units, left)", "left if f.units is None else f.units"),
+        (ORDERS, "                left -= min(asked, left)\n", "                left -= asked\n"),
         caught_by="tests/stock/test_orders.py",
     ),
     bug(
@@ -187,7 +187,7 @@ STOCK = (
         "negative_counter_adds_stock",
         "rules: numbers",
         "More units written off as damaged than were marked so raise what can be sold.",
-        (BALANCE, "max(0, self.damaged)", "self.damaged"),
+        (BALANCE, "    return sum(max(0, units) for units in counters)", "    return sum(counters)"),
         caught_by="tests/stock/test_balance.py",
     ),
     bug(

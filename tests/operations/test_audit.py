@@ -25,6 +25,7 @@ from schemas.records import (
     Cause,
     NetworkAvailability,
     Sources,
+    StockAlert,
     availability_key,
     encode,
     split_availability_key,
@@ -113,6 +114,14 @@ def network(sku: str, **numbers: object) -> NetworkAvailability:
     return NetworkAvailability(**{**zero, **usual, "sku": sku, **numbers})  # type: ignore[arg-type]
 
 
+def alert(kind: str, sku: str, units: int, **own: object) -> StockAlert:
+    """An open alert about a SKU at S1, unless told otherwise."""
+    usual: dict[str, object] = {"state": "open", "location": "S1", "references": {}, "closed_at": None}
+    name = f"{sku}|{kind}"
+    said = {**usual, "alert": name, "kind": kind, "sku": sku, "units": units, "opened_at": MORNING, **own}
+    return StockAlert(**said)  # type: ignore[arg-type]
+
+
 @dataclass
 class World:
     """What stands on the topics and in Redis; tests change it before it is written."""
@@ -123,6 +132,7 @@ class World:
     view: dict[str, bytes] = field(default_factory=dict)
     networks: list[NetworkAvailability] = field(default_factory=list)
     network_view: dict[str, bytes] = field(default_factory=dict)
+    alerts: list[StockAlert] = field(default_factory=list)
     letters: dict[Place, tuple[str, bytes, bytes | None]] = field(default_factory=dict)
     totals: dict[int, Counter[str]] = field(default_factory=dict)
     positions: dict[int, list[int]] = field(default_factory=dict)
@@ -154,7 +164,7 @@ class World:
 
 
 def right_world() -> World:
-    """Three balances, a repeat, four refused records and two policies, all as they should be."""
+    """Three balances, a repeat, four refused records, two policies and three alerts, all as they should be."""
     pos, wms, orders = topics.POS_SALES, topics.WMS_MOVEMENTS, topics.ORDER_RESERVATIONS
     policy = {"type": "policy.set", "id": "p", "source": "test", "occurred_at": "2020-01-01T08:00:00Z"}
     buffer = {**policy, "policy": "near", "scope": {"sku": "SKU-3"}, "values": {"safety_stock": 1}}
@@ -224,6 +234,9 @@ def right_world() -> World:
     world.publish_network(network("SKU-1"))
     world.publish_network(network("SKU-3", **low, available_to_ship=2, available_in_store=2, on_hand=4, committed=1))
     world.publish_network(network("SKU-5", **unknown, **nothing, locations_unknown=1, on_hand=-1, shortage=1))
+    gone = alert("low_stock", "SKU-1", 3, alert="gone")
+    closed = msgspec.structs.replace(gone, state="closed", closed_at=NOW)
+    world.alerts = [gone, closed, closed, alert("low_stock", "SKU-3", 2), alert("shortage", "SKU-5", 1)]
     world.settle()
     world.letters[topics.STOCK_SETTINGS.name, 0, 1] = (
         "bad_field",
@@ -262,6 +275,9 @@ def write(world: World, bootstrap: str, prefix: str) -> None:
     for one in world.networks:
         key = f"{one.sku}|{one.channel}"
         send(topics.NETWORK_AVAILABILITY, topics.partition_of(one.sku, PARTITIONS), key.encode(), encode(one))
+    for told_alert in world.alerts:
+        partition = topics.partition_of(told_alert.sku, PARTITIONS)
+        send(topics.STOCK_ALERTS, partition, told_alert.sku.encode(), encode(told_alert))
     for (topic, partition, offset), (reason, letter_key, letter) in world.letters.items():
         names = {"topic": prefix + topic, "partition": str(partition), "offset": str(offset), "reason": reason}
         for _ in range(2):  # Letters are delivered at least once, and count once.
@@ -415,6 +431,42 @@ def setting_not_refused(world: World) -> None:
     del world.letters[topics.STOCK_SETTINGS.name, 0, 1]
 
 
+def alert_missing(world: World) -> None:
+    del world.alerts[-1]
+
+
+def alert_never_closed(world: World) -> None:
+    del world.alerts[1:3]
+
+
+def alert_opened_twice(world: World) -> None:
+    world.alerts.append(alert("shortage", "SKU-5", 1, alert="again"))
+
+
+def alert_changed(world: World) -> None:
+    world.alerts.append(alert("shortage", "SKU-5", 2))
+
+
+def alert_only_closed(world: World) -> None:
+    world.alerts.append(alert("shortage", "SKU-1", 1, state="closed", closed_at=NOW))
+
+
+def alert_of_a_strange_count(world: World) -> None:
+    named = {"count": "c-9", "source": "test", "expected": "4", "counted": "10", "accuracy": "0.0000"}
+    world.alerts.append(alert("count_variance", "SKU-1", 6, references=named))
+
+
+def alert_of_another_count(world: World) -> None:
+    named = {"count": "c-1", "source": "test", "expected": "4", "counted": "9", "accuracy": "0.0000"}
+    world.alerts.append(alert("count_variance", "SKU-1", 5, references=named))
+
+
+def alert_of_a_claim(world: World) -> None:
+    named = {"order_line": "O-1", "occurred_at": "2020-01-01T08:30:00Z"}
+    world.inputs.append(told(topics.POS_SALES, "absorbed", "pos.sale", "SKU-1", id="s-7", units=1, **named))
+    world.settle()
+
+
 _COMPARED = "recomputed and topic: "
 _TOPIC = "availability topic: "
 _VIEW = "topic and Redis: "
@@ -478,6 +530,26 @@ _OUTCOMES = f"outcomes: partition {HOME} "
         (valid_fact_refused, ["refusals: pos-sales.v1[0]@4 was refused as '', but it is valid"]),
         (letter_changed, ["dead letters: the letter about pos-sales.v1[0]@3 changed its key or value"]),
         (letter_about_nothing, ["dead letters: a letter is about pos-sales.v1[0]@77, which is not there"]),
+        (alert_missing, ["alerts: shortage SKU-5 S1 holds, but is not open"]),
+        (
+            alert_never_closed,
+            ["alerts: low_stock SKU-1 S1 is open since 2020-01-01 09:00:00+00:00, but does not hold"],
+        ),
+        (alert_opened_twice, ["alerts: shortage SKU-5 S1 has several open: SKU-5|shortage, again"]),
+        (
+            alert_changed,
+            ["alerts topic: stock-alerts.v1[1]@2: SKU-5|shortage is open twice, with other content"],
+        ),
+        (alert_only_closed, ["alerts topic: SKU-1|shortage closes, but never opened"]),
+        (alert_of_a_strange_count, ["alerts: SKU-1|count_variance is about a count that nobody told"]),
+        (
+            alert_of_another_count,
+            [
+                "alerts: SKU-1|count_variance does not follow from its count of 10: 5, {'count': 'c-1', "
+                "'source': 'test', 'expected': '4', 'counted': '9', 'accuracy': '0.0000'}"
+            ],
+        ),
+        (alert_of_a_claim, ["alerts: unclaimed SKU-1 order_line=O-1 holds, but is not open"]),
         (
             setting_not_refused,
             [
@@ -557,6 +629,7 @@ def test_progress_is_told_to_the_end(kafka: services.Kafka, fresh_topics: Callab
     assert heard == {
         "availability.v1": (4, 4),
         "network-availability.v1": (3, 3),
+        "stock-alerts.v1": (5, 5),
         "dead-letters.v1": (8, 8),
         "stock-state.v1": (6, 6),
         "stock-settings.v1": (2, 2),

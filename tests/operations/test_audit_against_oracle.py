@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import msgspec
 import polars as pl
 import pytest
 
+from operations.audit.alerts import JUDGED_KINDS, legal_alerts
 from operations.audit.answers import Answers
 from operations.audit.compare import compare_topic
 from operations.audit.expected import expected_records
@@ -19,7 +21,10 @@ from operations.audit.recompute import Moment, recompute
 from operations.audit.report import Findings
 from schemas.records import Cause, NetworkAvailability, ReservationVerdict, micros
 from schemas.topics import RESERVATION_VERDICTS, STOCK_SETTINGS
+from stock.doubts import Thresholds
 from stock.events import ReservationRequested
+from stock.times import SECOND_US
+from tests.alerts_oracle import About, Limits, wanted_alerts
 from tests.network_oracle import NetworkKey, expected_networks
 from tests.oracle import BEST_FIRST, Expected, Key, expected, promises
 from tests.strategies import START, History, World, random_history, to_wire
@@ -124,3 +129,26 @@ def test_a_channels_record_that_is_missing_or_stays_is_found() -> None:
     told = " ".join(map(str, findings.kept))
     for part in (f"{sku}|{channel} is not published", f"{sku}|nobody is published, but", "on_hand is 99999"):
         assert part in told
+
+
+def flat(names: set[About]) -> set[About]:
+    """The oracle's names of alerts as the audit has them, without those of counts."""
+    judged = [name for name in names if name[0] in JUDGED_KINDS]
+    return {(name[0], name[1], *name[2]) if isinstance(name[2], tuple) else name for name in judged}
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_both_want_the_same_alerts(seed: int) -> None:
+    """All kinds but those of counts, at the end of a history and some time after it."""
+    history = random_history(seed, 300, WORLD)
+    limits = Limits(unclaimed=timedelta(seconds=60), hold=timedelta(seconds=300), allocation=timedelta(seconds=120))
+    thresholds = Thresholds(unclaimed_us=60 * SECOND_US, hold_us=300 * SECOND_US, allocation_us=120 * SECOND_US)
+    given = promises(msgspec.to_builtins(verdict) for verdict in answered(history))
+    for now in (history.told[-1].at, history.now):
+        moment = Moment(micros(now), micros(now))
+        inputs = audited(history, Findings())
+        found = recompute(inputs.facts(), moment)
+        records = expected_records(found.balances, inputs.settings(), inputs.items(), micros(now))
+        legal = legal_alerts(records, found, inputs.settings(), moment, thresholds, 1)
+        wanted = wanted_alerts(history.facts, history.settings, now, given, limits, 1)
+        assert (legal.must, legal.may - legal.must) == (flat(wanted.must), flat(wanted.may)), f"seed {seed}"

@@ -184,6 +184,30 @@ def test_what_binds_units_is_listed_with_who_and_until_when() -> None:
     assert here.committed == 6
 
 
+def test_open_alerts_are_listed_with_what_they_are_about() -> None:
+    """Those of the key, and of its location under whatever SKU; what is closed is not."""
+    desk = Desk(Ledger(rules(location("B"))))
+    desk.tell(fact("wms.count", 0, 2, sku="OTHER"), fact("wms.count", 0, 2), hold(1, 5, reservation="R"))
+    ledger = desk.ledger
+    ledger.advance(us(90_000))
+    for now in (90_000, 90_001):
+        ledger.judge(KEY, ledger.view(KEY), us(now))
+        ledger.judge_suspects(us(now))
+    desk.tell(fact("wms.receipt", 90_002, 10))
+    ledger.judge(KEY, ledger.view(KEY), us(90_002))
+    found = Found("SKU", partition=0, partitions=1)
+    found.add_state(
+        log_record(STOCK_STATE.name, n, key, None if packed is None else seal(1) + packed)
+        for n, (key, packed) in enumerate(ledger.flush())
+    )
+    listed = [(one.kind, one.units, one.references) for one in place(found).alerts]
+    assert sorted(listed) == [("orphaned_hold", 5, {"reservation": "R"}), ("unknown_location", 0, {})]
+    told = io.StringIO()
+    Console(file=told, width=200).print(render(asked(found)))
+    assert "open alerts" in told.getvalue()
+    assert "reservation R" in told.getvalue()
+
+
 def test_last_facts_say_what_became_of_them() -> None:
     """Newest first, with what they did to on_hand: a repeat and what a count absorbed did nothing."""
     sale = fact("pos.sale", 5, 1)

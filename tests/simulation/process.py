@@ -138,6 +138,7 @@ class Process:
                 or outlet.backlog
                 or outlet.owes_alerts
                 or outlet.ledger.touched
+                or outlet.ledger.has_suspects
                 or outlet.sweeping
                 or outlet.has_gap
                 for outlet in publisher.outlets.values()

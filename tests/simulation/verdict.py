@@ -23,7 +23,7 @@ from schemas.topics import (
 from sinks.view_store import AVAILABILITY_PREFIX, NETWORK_PREFIX
 from stock.events import ReservationRenewed, ReservationRequested
 from stock.ledger import APPLIED, DEAD_LETTER, DUPLICATE, OUTCOMES
-from tests.alerts_oracle import alert_problems
+from tests.alerts_oracle import Limits, alert_problems
 from tests.network_oracle import expected_networks, network_disagreements
 from tests.oracle import Fact, broken_promises, disagreements, expected, first_tellings, promises
 from tests.simulation.kafka import Record
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from tests.simulation.world import Simulation
 
 VIEWS = {AVAILABILITY_PREFIX: AVAILABILITY.name, NETWORK_PREFIX: NETWORK_AVAILABILITY.name}  # Redis hashes, by topic
+# As the processes of a run are set up.
+LIMITS = Limits(1, 10, timedelta(seconds=20), timedelta(seconds=60), timedelta(seconds=40))
 LETTERS_KEPT_S = 15.0  # So young a dead letter is surely there when a new owner reads the tail: half the retention.
 
 
@@ -139,9 +141,11 @@ def _alerts(run: Simulation) -> list[str]:
     told = [msgspec.json.decode(r.value or b"") for _, r in run.broker.appended[STOCK_ALERTS.name]]
     given = promises(_answers(run))
     facts, settings = [fact for _, fact in (*run.told.facts, *run.told.items)], run.told.settings
-    wrong = alert_problems(told, expected(facts, settings, seen, given))
+    partitions = run.plan.partitions
+    wrong = alert_problems(told, facts, settings, seen, given, LIMITS, partitions)
     if wrong:  # A hold that ends in this very moment may be seen open or ended.
-        wrong = alert_problems(told, expected(facts, settings, seen - timedelta(seconds=1), given)) and wrong
+        earlier = seen - timedelta(seconds=1)
+        wrong = alert_problems(told, facts, settings, earlier, given, LIMITS, partitions) and wrong
     return wrong
 
 

@@ -174,6 +174,11 @@ class Simulation:
             lease_ms=int(LEASE_S * 1000),
             routine_interval_ms=self.plan.routine_interval_ms,
             kafka={"client.id": host.name},
+            count_variance_units=1,
+            count_variance_percent=10,
+            alert_unclaimed_s=20,
+            alert_hold_s=60,
+            alert_allocation_s=40,
         )
         pending_max = 4 if self.plan.small_limits else None
         process = Process(host, self.redis, settings, pending_max)

@@ -8,7 +8,7 @@ committed.
 from __future__ import annotations
 
 import random
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -20,10 +20,12 @@ from schemas.state import CommitMetadata, decode_metadata, open_envelope
 from schemas.topics import KEYED_INPUTS
 from sinks.network_lane import Tail
 from sinks.outlet import Letter
+from stock.doubts import Thresholds
 from stock.events import ItemSet, StockFact, WmsAdjustment
 from stock.ledger import Ledger
 from stock.policies import Policies
-from tests.alerts_oracle import alert_problems
+from stock.times import SECOND_US
+from tests.alerts_oracle import Limits, alert_problems
 from tests.network_oracle import expected_networks, network_disagreements
 from tests.oracle import Delisted, Fact, Promises, Setting, disagreements, expected, promises
 from tests.sinks.fake_wire import FakeMessage, FakeWire, Window
@@ -32,6 +34,8 @@ from tests.strategies import SeededChoice, Storyteller, Told, World, to_wire
 from tests.test_ledger_against_oracle import POISON, Record, take, take_setting
 
 STEP_S = 0.05
+THRESHOLDS = Thresholds(1, 10, unclaimed_us=20 * SECOND_US, hold_us=60 * SECOND_US, allocation_us=40 * SECOND_US)
+LIMITS = Limits(1, 10, timedelta(seconds=20), timedelta(seconds=60), timedelta(seconds=40))
 WIDE = World(null_settings=True)
 NARROW = World(skus=("SKU-1",), locations=("STORE-A",), ticks_ms=(0, 1), settings_percent=20, null_settings=True)
 START = (0,) * len(KEYED_INPUTS)
@@ -142,7 +146,7 @@ class Life:
         network_from = metadata.network or 0 if metadata else 0
         networks = self.wire.logs["network"].records
         tail = Tail(len(networks), network_from, {(key or b"").decode() for key, _, _ in networks[network_from:]})
-        ledger = Ledger(self.policies)
+        ledger = Ledger(self.policies, thresholds=THRESHOLDS)
         ledger.restore(state, (), us(self.now))
         self.next = list(positions)
         for topic, start in enumerate(self.next):
@@ -227,7 +231,7 @@ class Life:
                 newest[name] = record["version"]
             said[name] = record
         alerts = [msgspec.json.decode(value or b"") for _, value, _ in self.wire.logs["alerts"].records]
-        wrong += alert_problems(alerts, expected(facts, self.settings, now, given))
+        wrong += alert_problems(alerts, facts, self.settings, now, given, LIMITS)
         return wrong + network_disagreements(expected_networks(facts, self.settings, now, given), said)
 
 

@@ -40,7 +40,9 @@ def case(text: str, *row: Any) -> Any:
         case("a transfer that should be here", seen(5), {"overdue": 4}, {"overdue_transfer": 4}),
         case("above the reorder point", seen(5), {"reorder_point": 4}, {}),
         case("at the reorder point", seen(5), {"reorder_point": 5}, {"reorder_point": 1}),
-        case("what is promised is not there to sell", seen(5, 3), {"reorder_point": 4}, {"reorder_point": 3}),
+        case("what is promised is not to sell", seen(9, 5), {"reorder_point": 6}, {"reorder_point": 3}),
+        case("as many as make it low", seen(3), {}, {"low_stock": 3}),
+        case("one more than that", seen(4), {}, {}),
     ],
 )
 def test_what_holds_is_told_with_its_units(view: View, more: dict[str, int], holding: dict[str, int]) -> None:

@@ -167,22 +167,36 @@ def test_a_contradiction_is_told_when_its_window_is_over() -> None:
     desk = told(RECEIPT, shipped(2, 3), fulfilled(3, 4), shipped(2, 1, order_line="M"), fulfilled(2, 1, order_line="M"))
     ledger = desk.ledger
     ledger.advance(us(3) + WINDOW_US - 1)
-    assert ledger.contradictions == []
+    assert ledger.alerts.owed() == []
     ledger.advance(us(3) + WINDOW_US)
-    assert [(one.key, one.echo, one.units) for one in ledger.contradictions] == [(KEY, "L", 1)]
+    [alert] = ledger.alerts.owed()
+    assert (alert.id, alert.units) == (f"{KEY}|unmatched_echo|L|{us(3) + WINDOW_US}", 1)
+    assert (alert.state, alert.references) == ("open", {"echo": "L"})
     late_us = us(3) + WINDOW_US + 5
     late = shipped(late_us / 1e6 - us(0) / 1e6, 1)
     desk.tell(late)
     ledger.advance(micros(late.occurred_at) + WINDOW_US)
-    assert [(one.key, one.echo, one.units) for one in ledger.contradictions[1:]] == [(KEY, "L", 0)]
+    assert [one.state for one in ledger.alerts.owed()] == ["open", "closed"]
     assert desk.record(seconds=0).on_hand == 20 - 4 - 1
+
+
+def test_a_contradiction_ends_when_it_is_forgotten() -> None:
+    """Nobody can settle it any more; a restart in between tells the same alert, not another one."""
+    desk = told(RECEIPT, shipped(2, 3), fulfilled(3, 4))
+    desk.ledger.advance(us(3) + WINDOW_US)
+    again = Desk(Ledger(Policies()))
+    again.ledger.restore(dict(_values(desk.ledger.flush())), (), us(3) + WINDOW_US + 9)
+    again.ledger.advance(us(3) + WINDOW_US + 9)
+    assert [one.id for one in again.ledger.alerts.owed()] == [one.id for one in desk.ledger.alerts.owed()]
+    again.ledger.advance(us(3) + KEPT_US)
+    assert [one.state for one in again.ledger.alerts.owed()] == ["open", "closed"]
 
 
 def test_what_only_one_system_tells_is_no_contradiction() -> None:
     """Most facts are told once."""
     desk = told(RECEIPT, shipped(2, 3))
     desk.ledger.advance(us(3) + 2 * WINDOW_US)
-    assert desk.ledger.contradictions == []
+    assert desk.ledger.alerts.owed() == []
 
 
 def test_groups_are_forgotten_and_their_state_deleted() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from stock.doubts import Thresholds
 from stockflow.settings import RESERVED_KAFKA_PROPERTIES, InvalidSettings, load
 
 
@@ -99,3 +100,15 @@ def test_the_order_of_nodes_is_read_and_checked() -> None:
     assert load({"STOCKFLOW_NODE_ORDER": "whole,near,warehouse,most"}).node_order[-2:] == ("most", "id")
     with pytest.raises(InvalidSettings, match=r"STOCKFLOW_NODE_ORDER='cheapest' must be a comma list .* of: whole"):
         load({"STOCKFLOW_NODE_ORDER": "cheapest"})
+
+
+def test_thresholds_of_alerts_are_settings() -> None:
+    """In seconds outside, microseconds inside; without any, those that the core has by itself."""
+    assert load({}).thresholds() == Thresholds()
+    ours = {"COUNT_VARIANCE_UNITS": 1, "COUNT_VARIANCE_PERCENT": 0, "ALERT_UNCLAIMED_S": 2, "ALERT_HOLD_S": 3}
+    environ = {f"STOCKFLOW_{name}": str(number) for name, number in ours.items()}
+    assert load({**environ, "STOCKFLOW_ALERT_ALLOCATION_S": "4"}).thresholds() == Thresholds(
+        1, 0, 2_000_000, 3_000_000, 4_000_000
+    )
+    with pytest.raises(InvalidSettings, match="STOCKFLOW_ALERT_HOLD_S=-1 must be between"):
+        load({"STOCKFLOW_ALERT_HOLD_S": "-1"})

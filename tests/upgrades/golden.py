@@ -19,6 +19,7 @@ from rich.console import Console
 from schemas.records import encode, micros
 from schemas.state import CLAIM_KEY, FORMAT, Claim, encode_claim, encode_metadata, open_envelope, seal
 from sinks.outlet import digest_of, record_of
+from stock.doubts import Thresholds
 from stock.events import LocationSet, PolicySet, PolicyValues, Scope, StockFact
 from stock.ledger import OUTCOMES, Ledger
 from stock.policies import Policies
@@ -30,6 +31,8 @@ START = datetime(2026, 11, 22, 10, 0, tzinfo=timezone.utc)
 GENERATION = 3
 CUTS = 20  # More than are merged into one, so that both kinds of journal records are there.
 POS, WMS, ORDERS = range(3)
+NEVER = 2**62
+NO_DOUBTS = Thresholds(unclaimed_us=NEVER, hold_us=NEVER, allocation_us=NEVER)  # timers that no golden file knows
 
 
 def at(seconds: float) -> datetime:
@@ -154,7 +157,7 @@ def later(told: History) -> dict[str, Any]:
 
 def restored(records: dict[str, bytes], offsets: list[int]) -> History:
     """A new process's ledger, filled from packed values by key."""
-    ledger = Ledger(policies())
+    ledger = Ledger(policies(), thresholds=NO_DOUBTS)
     ledger.restore(dict(records), (), micros(at(500)))
     told = History(ledger)
     told.offsets = list(offsets)
