@@ -220,7 +220,7 @@ class Commitments:
         """State records of everything that changed; None deletes."""
         for key in self._dirty:
             order = self._orders.get(key)
-            yield key, None if order is None else _encoder.encode(order)
+            yield key, None if order is None else _encoder.encode(order.stored() if isinstance(order, Hold) else order)
         self._dirty.clear()
 
     def restore(self, key: str, packed: bytes) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, get_args
+from typing import Any
 
 from msgspec import Struct, structs
 
@@ -128,12 +128,7 @@ def _states(event: Any, units: int) -> tuple[tuple[str, int], ...]:
 
 
 def _told(event: Any, kind: FactKind, units: int | None, time_us: int, end_us: int | None = None) -> Fact:
-    ordered = type(event) in _ORDERED
-    return fact(kind, time_us, event.source, event.id, event.location, units, end_us, ordered)
-
-
-# Facts of the topic on which requests stand.
-_ORDERED = frozenset(get_args(e.OrderMessage))
+    return fact(kind, time_us, event.source, event.id, event.location, units, end_us)
 
 
 def _void(event: e.PosVoid) -> Effect:
@@ -183,7 +178,7 @@ def _deallocated(event: e.OrderDeallocated) -> Effect:
 def promise_of(decision: Decision) -> Effect:
     """The effect of a request that was granted, in whole or in part: a hold."""
     time_us, end_us = decision.occurred_us, decision.expires_at_us
-    told = fact("stated", time_us, decision.source, decision.id, decision.location, decision.units, end_us, True)
+    told = fact("stated", time_us, decision.source, decision.id, decision.location, decision.units, end_us)
     return Effect(time_us, hold=told, promised_us=decision.decided_us)
 
 

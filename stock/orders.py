@@ -19,10 +19,7 @@ _RANK = {"stated": 0, "arrived": 1, "renewed": 1, "taken": 1, "returned": 1, "gi
 
 
 class Fact(Struct, frozen=True, gc=False, array_like=True, order=True):
-    """One fact about a hold or order line. `units` is None for all that is left; times are microseconds.
-
-    `ordered`: it stood on the topic of requests, so its offset says what came before it.
-    """
+    """One fact about a hold or order line. `units` is None for all that is left; times are microseconds."""
 
     time_us: int
     rank: int
@@ -32,7 +29,6 @@ class Fact(Struct, frozen=True, gc=False, array_like=True, order=True):
     location: str
     units: int | None
     expires_at_us: int | None
-    ordered: bool = False
 
 
 def fact(
@@ -43,14 +39,13 @@ def fact(
     location: str,
     units: int | None = None,
     expires_at_us: int | None = None,
-    ordered: bool = False,
 ) -> Fact:
     """A fact, ranked by its kind.
 
     `stated` says what is open; `arrived` adds to it; `taken` and `returned` lower it (only what was taken can be given
     back, not what was returned by a deallocation or release); `given_back` restores; `renewed` moves the end.
     """
-    return Fact(time_us, _RANK[kind], source, id, kind, location, units, expires_at_us, ordered)
+    return Fact(time_us, _RANK[kind], source, id, kind, location, units, expires_at_us)
 
 
 _ALL = 1 << 40  # More than any hold has.
@@ -83,8 +78,9 @@ class Hold(Struct, gc=False, array_like=True):
     left: int = 0
     expires_at_us: int | None = None
     base: tuple[str | None, int, int | None] = _NOTHING
-    base_since: Since = _UNKNOWN
-    claims_after_us: int | None = None  # Takings of other topics up to here were of what was held before.
+    # Only of a hold that was ever granted to a request; left out of its record else.
+    base_since: Since | None = None
+    taken_after_us: int | None = None  # what was taken up to then was of an earlier hold of this name
 
     def add(self, new: Fact, promised_us: int | None = None) -> bool:
         """Take a fact in and fold anew; False if it was in already, or has no part in this hold.
@@ -92,22 +88,24 @@ class Hold(Struct, gc=False, array_like=True):
         Args:
             new: the fact.
             promised_us: it states what was promised to a request whose record has this timestamp. That was decided
-                knowing everything that its topic had said of this hold: none of it can take from the promise any more,
-                whatever times it names. What other topics say up to this time took from an earlier hold, if there was
-                one; else it may be a claim that came before what it claims.
+                knowing all statements, renewals and releases that stood before it: none of them changes the promise
+                any more, whatever times they name. What was taken up to that timestamp was taken from an earlier hold,
+                if there was one; else it may be a claim that came before what it claims.
         """
         if promised_us is not None:
             if self.location is not None:
-                self.claims_after_us = max(self.claims_after_us or promised_us, promised_us)
-            self.facts = [known for known in self.facts if not known.ordered and not self._is_over(known)]
+                self.taken_after_us = max(self.taken_after_us or promised_us, promised_us)
+            self.facts = [known for known in self.facts if known.kind == "taken" and not self._is_over(known)]
             self.base, self.base_since = _NOTHING, _UNKNOWN
-        elif not new.ordered and self._is_over(new):
+        elif new.kind == "taken" and self._is_over(new):
             return False
         if not insert(self.facts, new):
             return False
         if len(self.facts) > FACTS_MAX:
             oldest = self.facts[: FACTS_MAX // 2]
-            self.base, self.base_since = self._folded(oldest), self._since(oldest)
+            if self.base_since is not None:
+                self.base_since = self._since(oldest)
+            self.base = self._folded(oldest)
             del self.facts[: FACTS_MAX // 2]
         self.location, self.left, self.expires_at_us = self._folded(self.facts)
         return True
@@ -129,13 +127,19 @@ class Hold(Struct, gc=False, array_like=True):
         by_source, by_id, released = self._since(self.facts)
         return max(0, units - released) if (by_source, by_id) in ((source, id), _UNKNOWN[:2]) else 0
 
+    def stored(self) -> Hold | tuple[object, ...]:
+        """What its record says: of a hold that was never granted to a request, what it has said since the first format."""
+        if self.base_since is None and self.taken_after_us is None:
+            return self.applied, self.facts, self.location, self.left, self.expires_at_us, self.base
+        return self
+
     def last_us(self) -> int:
         """The newest time that matters to this hold: its last fact, or its end while it binds units."""
         newest = self.facts[-1].time_us if self.facts else 0
         return max(newest, self.expires_at_us or 0) if self.left else newest
 
     def _is_over(self, taking: Fact) -> bool:
-        return self.claims_after_us is not None and taking.time_us <= self.claims_after_us
+        return self.taken_after_us is not None and taking.time_us <= self.taken_after_us
 
     def _folded(self, facts: list[Fact]) -> tuple[str | None, int, int | None]:
         location, left, end = self.base
@@ -150,7 +154,7 @@ class Hold(Struct, gc=False, array_like=True):
         return location, left, end
 
     def _since(self, facts: list[Fact]) -> Since:
-        since = self.base_since
+        since = self.base_since or _UNKNOWN
         for f in facts:
             if f.kind == "stated":
                 since = f.source, f.id, 0

@@ -491,7 +491,7 @@ STOCK = (
         "a_promise_is_lessened_by_what_was_known",
         "rules: holds",
         "A release of a later time that was told before a request takes what that was promised.",
-        (ORDERS, "if not known.ordered and not self._is_over(known)]", "if not self._is_over(known)]"),
+        (ORDERS, 'if known.kind == "taken" and not self._is_over(known)]', "if not self._is_over(known)]"),
         caught_by="tests/stock/test_verdicts.py",
     ),
     bug(

@@ -452,7 +452,7 @@ class Simulation:
         """The broker's cleaner runs."""
         before = max(self.timeline.now - COMPACTION_LAG_S, self._rested_at)
         gone = sum(
-            log.compact(before, keeps_deletions=log.topic != STOCK_STATE.name)
+            log.compact(before, log.topic != STOCK_STATE.name, self.timeline.now)
             for log in self.broker.logs.values()
             if log.compacted
         )

@@ -110,7 +110,7 @@ def test_a_void_takes_effect_when_its_fact_did() -> None:
 def test_what_a_hold_is_told_names_who_said_it_and_where() -> None:
     """So that the fold can sort it and a repeat is known."""
     told = effect_of(hold(3, 2, 60, source="oms", id="r-1", location="B")).hold
-    assert told == Fact(us(3), 0, "oms", "r-1", "stated", "B", 2, us(60), True)
+    assert told == Fact(us(3), 0, "oms", "r-1", "stated", "B", 2, us(60))
 
 
 def test_every_type_has_an_effect() -> None:

@@ -331,7 +331,8 @@ def test_a_promise_outlives_what_was_told_before_it() -> None:
 AROUND: list[Any] = [
     case("a release of a later time before it", [hold(1, 5), fact("reservation.released", 9)], [], 3),
     case("a newer statement before it", [hold(9, 1)], [], 3),
-    case("an allocation before it", [hold(1, 5), fact("order.allocated", 9, 2, reservation="R")], [], 5),
+    case("an allocation of an earlier hold", [hold(1, 5), fact("order.allocated", 5, 2, reservation="R")], [], 5),
+    case("an allocation behind it", [hold(1, 5)], [fact("order.allocated", 9, 2, reservation="R")], 3),
     case("a release of its own moment behind it", [], [fact("reservation.released", 5)], 0),
     case("a release of an earlier moment behind it", [], [fact("reservation.released", 4)], 3),
     case("released before and behind it", [hold(1, 5), fact("reservation.released", 9)],
