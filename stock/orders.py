@@ -128,7 +128,7 @@ class Hold(Struct, gc=False, array_like=True):
         return max(0, units - released) if (by_source, by_id) in ((source, id), _UNKNOWN[:2]) else 0
 
     def stored(self) -> Hold | tuple[object, ...]:
-        """What its record says: of a hold that was never granted to a request, what it has said since the first format."""
+        """What its record says: of a hold that was never granted to a request, what it said in the first format."""
         if self.base_since is None and self.taken_after_us is None:
             return self.applied, self.facts, self.location, self.left, self.expires_at_us, self.base
         return self
