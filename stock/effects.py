@@ -198,7 +198,6 @@ def promise_of(decision: Decision, channel: str | None) -> Effect:
     """The effect of a request that was granted, in whole or in part: a hold for the request's channel."""
     time_us, end_us = decision.occurred_us, decision.expires_at_us
     told = fact("stated", time_us, decision.source, decision.id, decision.location, decision.units, end_us)
-    told = structs.replace(told, topic=e.TOPIC_OF[e.ReservationRequested])
     return Effect(time_us, hold=told, promised_us=decision.decided_us, channel=channel)
 
 

@@ -766,6 +766,7 @@ class Ledger:
     ) -> int | None:
         """Decide a request, or answer it as it was decided; see `apply`."""
         sku, totals, recent = event.sku, self.totals, self.recent
+        stamped_us = max(-_FAR_US, min(stamped_us, _FAR_US))
         key = verdict_key(sku, event.source, event.id)
         known = self.verdicts.get(key)
         place = topic, offset
@@ -1105,6 +1106,7 @@ def _limit_reached(sku: str) -> LimitReached:
     return LimitReached(f"{sku} has too many holds and order lines, transfers and inbounds, or facts under one echo")
 
 
+_FAR_US = 1 << 61  # Beyond any date: what a client writes as a timestamp may be anything.
 _LOW = LOW_SHIP | LOW_PICKUP
 _OPENS_ORDER = frozenset({ReservationCreated, OrderAllocated, TransferShipped, InboundExpected})
 _KEPT_CAUSES = frozenset({PosReturn, WmsReceipt, TransferReceived})

@@ -14,7 +14,6 @@ from typing import Literal, Protocol, TypeVar
 from msgspec import Struct
 
 from stock.echoes import paired
-from stock.events import TOPIC_OF, ReservationRequested
 
 FACTS_MAX = 128  # Facts kept per hold or order line; the oldest half is then folded into a base for good.
 
@@ -60,7 +59,6 @@ def fact(
     return Fact(time_us, _RANK[kind], source, id, kind, location, units, expires_at_us, echo, topic)
 
 
-_REQUESTS = TOPIC_OF[ReservationRequested]
 _ALL = 1 << 40  # More than any hold has.
 
 # By location and echo, the units that each topic has told of what was taken.
@@ -130,8 +128,9 @@ class Hold(Struct, gc=False, array_like=True):
     left: int = 0
     expires_at_us: int | None = None
     base: tuple[str | None, int, int | None] = _NOTHING
-    base_since: Since = _UNKNOWN
-    claims_after_us: int | None = None  # Takings of other topics up to here were of what was held before.
+    # Only of a hold that was ever granted to a request.
+    base_since: Since | None = None
+    taken_after_us: int | None = None  # what was taken up to then was of an earlier hold of this name
     sums: Sums = {}  # of the base, and of what was over before the newest promise
     channel: str | None = None
 
@@ -142,21 +141,21 @@ class Hold(Struct, gc=False, array_like=True):
             new: the fact.
             channel: for which it was told.
             promised_us: it states what was promised to a request whose record has this timestamp. That was decided
-                knowing everything that its topic had said of this hold: none of it can take from the promise any more,
-                whatever times it names. What other topics say up to this time took from an earlier hold, if there was
-                one; else it may be a claim that came before what it claims.
+                knowing all statements, renewals and releases that stood before it: none of them changes the promise
+                any more, whatever times they name. What was taken up to that timestamp was taken from an earlier hold,
+                if there was one; else it may be a claim that came before what it claims.
         """
         if promised_us is not None:
             if self.location is not None:
-                self.claims_after_us = max(self.claims_after_us or promised_us, promised_us)
+                self.taken_after_us = max(self.taken_after_us or promised_us, promised_us)
             known, self.facts = self.facts, []
             for one in known:
-                if one.topic == _REQUESTS or self._is_over(one):
-                    self._pass(one)
-                else:
+                if one.kind == "taken" and not self._is_over(one):
                     self.facts.append(one)
+                else:
+                    self._pass(one)
             self.base, self.base_since = _NOTHING, _UNKNOWN
-        elif new.topic != _REQUESTS and self._is_over(new):
+        elif new.kind == "taken" and self._is_over(new):
             if new.echo is None:
                 return False
             self._pass(new)  # it may be told again by somebody else, who means the same units
@@ -168,7 +167,9 @@ class Hold(Struct, gc=False, array_like=True):
             self.channel = channel
         if len(self.facts) > FACTS_MAX:
             oldest = self.facts[: FACTS_MAX // 2]
-            self.base, self.base_since = self._folded(oldest, self.sums), self._since(oldest)
+            if self.base_since is not None:
+                self.base_since = self._since(oldest)
+            self.base = self._folded(oldest, self.sums)
             del self.facts[: FACTS_MAX // 2]
         self.location, self.left, self.expires_at_us = self._folded(self.facts, _copied(self.sums))
         return True
@@ -207,7 +208,7 @@ class Hold(Struct, gc=False, array_like=True):
             _newly_told(over, self.sums)
 
     def _is_over(self, taking: Fact) -> bool:
-        return self.claims_after_us is not None and taking.time_us <= self.claims_after_us
+        return self.taken_after_us is not None and taking.time_us <= self.taken_after_us
 
     def _folded(
         self, facts: list[Fact], sums: Sums, missing: Missing | None = None
@@ -229,7 +230,7 @@ class Hold(Struct, gc=False, array_like=True):
         return location, left, end
 
     def _since(self, facts: list[Fact]) -> Since:
-        since = self.base_since
+        since = self.base_since or _UNKNOWN
         for f in facts:
             if f.kind == "stated":
                 since = f.source, f.id, 0

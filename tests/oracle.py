@@ -240,10 +240,10 @@ def expected(
 class Promised(ReservationCreated, frozen=True, kw_only=True, tag="promised"):
     """The hold that follows from a request that was granted.
 
-    `claims_after`: what other topics took up to then was of an earlier hold of the same name; None if there was none.
+    `taken_after`: what was taken up to then was of an earlier hold of the same name; None if there was none.
     """
 
-    claims_after: datetime | None = None
+    taken_after: datetime | None = None
 
 
 @dataclass
@@ -325,7 +325,7 @@ def kept_promises(facts: Iterable[Fact], given: Promises | None, wrong: list[str
             mode=event.mode,
             expires_at=event.expires_at,
             channel=event.channel,
-            claims_after=(fact.stamped or event.occurred_at) if place in stated else None,
+            taken_after=(fact.stamped or event.occurred_at) if place in stated else None,
         )
         open_promises[place] = Promise(made)
         stated.add(place)
@@ -689,19 +689,16 @@ def holds(facts: list[StockFact]) -> list[Hold]:
 
 
 def without_what_was_known(mentions: list[StockFact]) -> list[StockFact]:
-    """What can change a promise: nothing that stood on its own topic before it, since it was made knowing that.
-
-    Nor what other topics took from an earlier hold of this name.
-    """
+    """What can change a promise: nothing that was said of its hold before, nor what was taken of an earlier one."""
     promised = [at for at, fact in enumerate(mentions) if isinstance(fact, Promised)]
     if not promised:
         return mentions
+    ends = [made.taken_after for made in mentions if isinstance(made, Promised) and made.taken_after is not None]
     kept = []
     for at, fact in enumerate(mentions):
-        if isinstance(fact, OrderMessage):
+        if isinstance(fact, ReservationCreated | ReservationRenewed | ReservationReleased):
             counts = at >= promised[-1]
         else:
-            ends = [made.claims_after for made in mentions if isinstance(made, Promised) and made.claims_after]
             counts = all(effective_at(fact) > end for end in ends)
         if counts:
             kept.append(fact)

@@ -1,9 +1,9 @@
 """Which answers to requests made a hold of their own, and which told of one; from the log alone, never by arrival.
 
 A promise of a reservation and line stands until it is over, released, or replaced by a statement of others. While it
-does, further requests for it are told of it. One that is granted anew was decided knowing all that stood before it on
-its topic, so nothing of that changes what it holds; nor do takings of other topics, up to its record's timestamp, where
-there was another hold before it to take from.
+does, further requests for it are told of it. One that is granted anew was decided knowing what had been said of the
+hold, so nothing of that changes what it holds; nor does what was taken up to its record's timestamp, where there was
+another hold before it to take from.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from schemas.topics import ORDER_RESERVATIONS
 
 _REQUESTED, _CREATED = "reservation.requested", "reservation.created"
 _RENEWED, _RELEASED = "reservation.renewed", "reservation.released"
+_SAID = (_CREATED, _RENEWED, _RELEASED)
 _HOLD = ("sku", "reservation", "line")
 _PLACE = ("topic", "partition", "offset")
 
@@ -48,7 +49,7 @@ def settle(facts: pl.DataFrame) -> Settled:
         _settle_hold(list(group), repeats, superseded, earlier, problems)
     marked = facts.join(_marks(repeats, "repeats"), on=_PLACE, how="left", maintain_order="left")
     marked = marked.join(_marks(superseded, "superseded"), on=_PLACE, how="left", maintain_order="left")
-    marked = _mark_claims(marked, earlier)
+    marked = _mark_taken(marked, earlier)
     kind = pl.when(pl.col("repeats").fill_null(False)).then(pl.lit(_REQUESTED)).otherwise(pl.col("type"))
     return Settled(
         marked.with_columns(type=kind, superseded=pl.col("superseded").fill_null(False)).drop("repeats"), problems
@@ -86,7 +87,7 @@ def _settle_hold(
             if stated:
                 earlier.append((*(row[name] for name in _HOLD), row["timestamp_ms"] * 1_000))
             promise, stated = row, True
-            superseded += rows[:at]
+            superseded += [before for before in rows[:at] if before["type"] in _SAID]
 
 
 def _left(promise: Row, before: list[Row], at_us: int) -> int:
@@ -104,14 +105,14 @@ def _left(promise: Row, before: list[Row], at_us: int) -> int:
     return left if end_us is None or at_us < end_us else 0
 
 
-def _mark_claims(facts: pl.DataFrame, earlier: list[tuple[object, ...]]) -> pl.DataFrame:
-    """Facts of other topics that took from what was held before a promise of the same name are superseded, too."""
+def _mark_taken(facts: pl.DataFrame, earlier: list[tuple[object, ...]]) -> pl.DataFrame:
+    """What was taken of what was held before a promise of the same name is superseded, too."""
     schema: dict[str, Any] = {**dict.fromkeys(_HOLD, pl.String()), "until_us": pl.Int64()}
     until = pl.DataFrame(earlier, schema=schema, orient="row").group_by(_HOLD).agg(pl.col("until_us").max())
     named = facts.with_columns(blank=pl.col("line"), line=pl.col("line").fill_null(""))
     named = named.join(until, on=_HOLD, how="left", maintain_order="left").with_columns(line=pl.col("blank"))
-    other = pl.col("topic") != TOPIC_ORDER[ORDER_RESERVATIONS.name]
-    over = (other & (pl.col("effective_us") <= pl.col("until_us"))).fill_null(False)
+    taken = ~pl.col("type").is_in(_SAID)
+    over = (taken & (pl.col("effective_us") <= pl.col("until_us"))).fill_null(False)
     return named.with_columns(superseded=pl.col("superseded").fill_null(False) | over).drop("blank", "until_us")
 
 

@@ -7,6 +7,8 @@ from tests.mutants.mutant import bug
 RESTORE = "sources/restore.py"
 SOURCE = "sources/kafka.py"
 LEDGER = "stock/ledger.py"
+PROMISES = "stock/promises.py"
+REQUESTS = "stock/requests.py"
 COMMITMENTS = "stock/commitments.py"
 ORDERS = "stock/orders.py"
 OUTLET = "sinks/outlet.py"
@@ -345,5 +347,27 @@ STATE = (
         "section 7: verdicts are promises",
         "A request is committed whose answer was lost.",
         (OUTLET, "            or self.verdicts_under_way\n", ""),
+    ),
+    bug(
+        "retry_is_promised_twice",
+        "section 7: verdicts are promises",
+        "Who asks again under another id gets the units a second time, once the first ones were picked up.",
+        (REQUESTS, "return repeat_of(granted, units, event, offset, stamped_us) if units else None", "return None"),
+        caught_by="tests/stock/test_verdicts.py",
+    ),
+    bug(
+        "repeat_survives_what_it_repeats",
+        "section 7: verdicts are promises",
+        "A crash keeps the answer to a retry and loses the decision behind it: what was told is held nowhere.",
+        (REQUESTS, "        if repeat == known or (repeat is None and not known.repeats):", "        if known:"),
+        caught_by="tests/stock/test_verdicts.py",
+    ),
+    bug(
+        "decision_is_forgotten_before_its_answer",
+        "section 7: verdicts are promises",
+        "A request that waited in the log for more than a day is not answered after a crash.",
+        (PROMISES, "            if key in self._owed:\n", "            if False:\n"),
+        caught_by="tests/stock/test_verdicts.py",
+        unseen_because="no simulated request is a day old",
     ),
 )

@@ -12,6 +12,9 @@ NUMBERS = "stock/availability.py"
 EFFECTS = "stock/effects.py"
 RECENT = "stock/recent.py"
 SUPPLY = "stock/supply.py"
+REQUESTS = "stock/requests.py"
+TIMERS = "stock/timers.py"
+VERDICTS = "stock/verdicts.py"
 POLICIES = "stock/policies.py"
 ITEMS = "stock/items.py"
 OUTLET = "sinks/outlet.py"
@@ -483,5 +486,65 @@ STOCK = (
         "Where no policy says what to keep back, a stale location goes on selling.",
         (POLICIES, "        stale=stale_buffer is None,\n", "        stale=False,\n"),
         caught_by="tests/stock/test_freshness.py",
+    ),
+    bug(
+        "a_promise_is_lessened_by_what_was_known",
+        "rules: holds",
+        "A release of a later time that was told before a request takes what that was promised.",
+        (ORDERS, 'if one.kind == "taken" and not self._is_over(one):', "if not self._is_over(one):"),
+        caught_by="tests/stock/test_verdicts.py",
+    ),
+    bug(
+        "a_promise_is_lessened_by_what_others_had",
+        "rules: holds",
+        "What was picked up of an earlier hold takes from a new promise of the same name.",
+        (ORDERS, "            if self.location is not None:\n", "            if False:\n"),
+        caught_by="tests/stock/test_verdicts.py",
+    ),
+    bug(
+        "a_release_ends_no_promise",
+        "rules: verdict",
+        "Who gave back what was held and asks again is told of a promise that binds nothing.",
+        (
+            ORDERS,
+            '            elif f.kind == "returned":\n                since',
+            "            elif False:\n                since",
+        ),
+        caught_by="tests/stock/test_verdicts.py",
+    ),
+    bug(
+        "own_units_count_against_backorders",
+        "rules: verdict",
+        "What a line holds already is missing from what it may have on backorder.",
+        (VERDICTS, "max(0, backorder_limit + min(0, raw))", "max(0, backorder_limit + min(0, raw - own))"),
+        caught_by="tests/stock/test_verdicts.py",
+    ),
+    bug(
+        "a_backlog_waits_for_the_clock",
+        "rules: verdict",
+        "Requests that waited are refused because of holds that had ended when they were made.",
+        (REQUESTS, "self._commitments.units_at(key, now_us))", "self._commitments.units(key))"),
+        caught_by="tests/stock/test_verdicts.py",
+    ),
+    bug(
+        "a_look_ahead_misses_a_renewal",
+        "rules: verdict",
+        "A backlog promises what a hold binds that was renewed in time.",
+        (COMMITMENTS, "        if self._ahead_us:\n            self._note_ahead(key)\n", ""),
+        caught_by="tests/stock/test_verdicts.py",
+    ),
+    bug(
+        "whoever_cannot_help_is_chosen",
+        "rules: verdict",
+        "The first location by the order of nodes is asked, though it has too little and another has enough.",
+        (VERDICTS, "chosen = min(able or candidates", "chosen = min(candidates"),
+        caught_by="tests/stock/test_verdicts.py",
+    ),
+    bug(
+        "a_delivery_put_off_is_late_twice",
+        "rules: transfers",
+        "An ETA that was moved passes at its old time, too.",
+        (TIMERS, "            if self._due.get(name) == due_us:\n", "            if name in self._due:\n"),
+        caught_by="tests/stock/test_timers.py",
     ),
 )

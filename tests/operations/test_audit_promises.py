@@ -24,6 +24,7 @@ from tests.stock.facts import at, fact, hold, renewed, us
 from tests.strategies import World, random_history, to_wire
 from tests.test_ledger_against_oracle import TOPICS, take, take_setting
 
+WITH_RETRIES = (1, 3, 5, 6, 9)  # of the random histories, some in which somebody is told of a promise again
 LATE = Moment(us(10_000), us(10_000))
 
 
@@ -80,7 +81,10 @@ ANSWERED: list[Any] = [
     case("granted anew after others decided", [R1, hold(9, 5), R2], [answer(R1, 3), answer(R2, 3)], 3, []),
     case("granted behind a release of a later time", [fact("reservation.released", 20), R1], [answer(R1, 3)], 3, []),
     case("released behind it", [R1, fact("reservation.released", 1)], [answer(R1, 3)], 0, []),
-    case("allocated before it", [fact("order.allocated", 20, 2, reservation="R"), R1], [answer(R1, 3)], 5, []),
+    case("what was held before it was allocated", [hold(0, 5), fact("order.allocated", 1, 2, reservation="R"), R1],
+         [answer(R1, 3)], 5, []),
+    case("allocated before anything was held", [fact("order.allocated", 20, 2, reservation="R"), R1],
+         [answer(R1, 3)], 3, []),
     case("no answer", [R1], [], 0, ["has no answer"]),
     case("two answers", [R1], [answer(R1, 3), answer(R1, 0, "rejected")], 3, ["answered twice"]),
     case("more than was asked for", [R1], [answer(R1, 4)], 4, ["asks for 3 and was granted 4"]),
@@ -154,4 +158,4 @@ def test_the_audit_agrees_with_what_was_decided(seed: int) -> None:
         for row in recomputed.balances.filter(alternative=0).iter_rows(named=True)
     }
     assert bound == {key: ledger.look(key).committed for key in ledger.keys()}, f"seed {seed}"  # noqa: SIM118
-    assert any(decision.repeats for _, decision in ledger.answers) or seed not in range(2)
+    assert any(decision.repeats for _, decision in ledger.answers) or seed not in WITH_RETRIES

@@ -60,7 +60,6 @@ class Host:
         self.crash_in: int | None = None
         self.slow_topic: str | None = None  # what it sends there takes long
         self.producers: list[SimProducer] = []
-        self.consumers: list[SimConsumer] = []
         self.turn_began = 0.0
         self.proven_at: float | None = None  # when the last commit was sent that is known to be acknowledged
         self.misdeeds: list[str] = []
@@ -92,10 +91,6 @@ class Host:
             return
         age_s = self.turn_began - self.proven_at
         self.misdeeds.append(f"{self.name} writes to {topic}, {age_s:.3f} s after it sent its last acknowledged commit")
-
-    def reads(self, topic: str, partition: int) -> bool:
-        """Whether it is in the middle of reading a partition."""
-        return self.is_alive and any((topic, partition) in consumer.places for consumer in self.consumers)
 
     def kill(self) -> None:
         """End at once. What is on the wire may still arrive."""
@@ -323,12 +318,6 @@ class SimConsumer:
         self._commits_under_way = 0
         self._owned_since = 0.0
         self._hears_at: float | None = None
-        host.consumers.append(self)
-
-    @property
-    def places(self) -> set[Place]:
-        """What it reads."""
-        return set(self._fetches)
 
     @property
     def reachable(self) -> bool:

@@ -15,6 +15,9 @@ from typing import Any, Protocol
 Header = tuple[str, Any]
 
 
+DELETIONS_KEPT_S = 30.0  # Longer than any restore here, as a day is for the real ones.
+
+
 class Timeline:
     """Virtual time, the events that are due on it, and the only random generator of a run."""
 
@@ -72,6 +75,7 @@ class PartitionLog:
     records: list[Record] = field(default_factory=list)
     first: int = 0
     end: int = 0
+    _deletions: dict[int, float] = field(default_factory=dict)  # when the cleaner first found them to be the last word
 
     def at(self, offset: int) -> Record | None:
         """The record at an offset, or the next one behind it."""
@@ -86,20 +90,24 @@ class PartitionLog:
                 high = middle
         return self.records[low] if low < len(self.records) else None
 
-    def compact(self, appended_before: float, keeps_deletions: bool) -> int:
+    def compact(self, appended_before: float, keeps_deletions: bool, now: float) -> int:
         """Drop what a later record of its key replaces, and deletions, as far as both are old; how many went.
 
-        As the broker's cleaner does: a record younger than the compaction lag replaces nothing yet, and where readers
-        go on from where they were, deletions are kept for longer than a run lasts.
+        As the broker's cleaner does: a record younger than the compaction lag replaces nothing yet; a deletion goes
+        some time after it was first found to be the last of its key, so that no reader who has read what it deletes
+        can miss it; and where readers go on from where they were, deletions are kept for longer than a run lasts.
         """
         newest = {record.key: record.offset for record in self.records if record.appended_at < appended_before}
-        kept = [
-            record
-            for record in self.records
-            if record.appended_at >= appended_before
-            or record.offset == self.end - 1
-            or (newest[record.key] == record.offset and (record.value is not None or keeps_deletions))
-        ]
+        kept = []
+        for record in self.records:
+            if record.appended_at < appended_before and record.offset != self.end - 1:
+                if newest[record.key] != record.offset:
+                    continue
+                if record.value is None and not keeps_deletions:
+                    found_at = self._deletions.setdefault(record.offset, now)
+                    if now >= found_at + DELETIONS_KEPT_S:
+                        continue
+            kept.append(record)
         gone = len(self.records) - len(kept)
         self.records = kept
         return gone

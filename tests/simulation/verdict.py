@@ -52,6 +52,7 @@ def judge(run: Simulation) -> list[str]:
         *_dead_letters(run),
         *_outcomes(run),
         *_renewed_holds(run),
+        *_last_units(run),
     ]
 
 
@@ -339,3 +340,25 @@ def _wrote_after(run: Simulation, partition: int, moment_: datetime, order: int,
         and open_envelope(record.value)[0] in before
         for at, record in run.broker.appended[STOCK_STATE.name]
     )
+
+
+def _last_units(run: Simulation) -> list[str]:
+    """Nobody is promised the only unit of a SKU from stock while somebody else has it, as of their records."""
+    if run.max_skew_s:
+        return []  # holds end by the clock of whoever owns them
+    answers = {(answer["sku"], answer["request_id"]): answer for answer in _answers(run)}
+    had: dict[str, list[tuple[datetime, datetime, str]]] = {}
+    for _, fact in run.told.facts:
+        event = fact.event
+        if not isinstance(event, ReservationRequested) or not event.sku.startswith("LAST-"):
+            continue
+        answer = answers[event.sku, event.id]
+        if answer["units"] and not answer["backordered"]:
+            assert fact.stamped is not None
+            had.setdefault(event.sku, []).append((fact.stamped, _time(answer["expires_at"]), event.reservation))
+    problems = []
+    for sku, spans in had.items():
+        for begin, _, reservation in spans:
+            others = [name for since, until, name in spans if name != reservation and since <= begin < until]
+            problems += [f"last unit: {sku} was promised to {reservation} while {name} had it" for name in others]
+    return problems

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -23,13 +24,22 @@ from schemas.topics import (
     TOPICS,
     partition_of,
 )
-from stock.events import ItemSet, PosSale, ReservationCreated, ReservationRenewed, StockFact, WmsAdjustment
+from stock.events import (
+    ItemSet,
+    PosSale,
+    ReservationCreated,
+    ReservationRenewed,
+    ReservationRequested,
+    StockFact,
+    WmsAdjustment,
+    WmsReceipt,
+)
 from stockflow.settings import Settings
 from tests.oracle import Delisted, Fact, Removed, Setting
 from tests.simulation.clients import LEASE_S, Host, Troubles
 from tests.simulation.commits import unsaid
 from tests.simulation.endings import go_in_order
-from tests.simulation.kafka import Broker, Group, PartitionLog, Timeline
+from tests.simulation.kafka import Broker, Group, Timeline
 from tests.simulation.limits import small_limits
 from tests.simulation.process import Process, simulated_clients
 from tests.simulation.redis import SimRedis
@@ -100,6 +110,7 @@ class Simulation:
         self._rested_at = 0.0
         self._flips = 0
         self._renewals = 0
+        self._last_units = 0
         self._stories = self._tellers()
         self._wanted = self.plan.processes
         self._watch_redis()
@@ -317,6 +328,32 @@ class Simulation:
             expires_at=end + timedelta(seconds=self.timeline.chance.choice((5, 20, 3_600))), **saying,
         )  # fmt: skip
 
+    def last_unit(self) -> None:
+        """Several want the only unit of a SKU, now and a while later, when whoever got it may have it no more.
+
+        While nobody is there to answer, they queue up; some ask again under another id.
+        """
+        self._last_units += 1
+        number, chance = self._last_units, self.timeline.chance
+        now = START + timedelta(seconds=self.timeline.now)
+        said: dict[str, Any] = {"sku": f"LAST-{number}", "location": "STORE-A", "units": 1}
+        self.append(WmsReceipt(id=f"last-{number}", source="wms/STORE-A", occurred_at=now, **said))
+        for shopper in range(chance.randint(2, 5)):
+            ends_s = chance.choice((0.3, 1.0, 3.0, 60.0))
+            for attempt in range(chance.choice((1, 1, 2))):
+                wait_s = chance.choice((0.0, 0.0, 0.2, 0.7, 2.0, 4.0))
+                name = f"L-{number}-{shopper}"
+                self.timeline.later(wait_s, partial(self._want, f"{name}-{attempt}", name, ends_s, said))
+
+    def _want(self, id: str, reservation: str, ends_s: float, said: dict[str, Any]) -> None:
+        now = START + timedelta(seconds=self.timeline.now)
+        own: dict[str, Any] = {
+            "reservation": reservation,
+            "mode": "ship",
+            "expires_at": now + timedelta(seconds=ends_s),
+        }
+        self.append(ReservationRequested(id=id, source="last", occurred_at=now, **said, **own))
+
     # What goes wrong
 
     def _any_host(self) -> Host | None:
@@ -420,15 +457,12 @@ class Simulation:
         """The broker's cleaner runs; it keeps deletions for far longer than anybody needs to read them."""
         before = max(self.timeline.now - COMPACTION_LAG_S, self._rested_at)
         gone = sum(
-            log.compact(before, log.topic != STOCK_STATE.name or self._is_read(log))
+            log.compact(before, log.topic != STOCK_STATE.name, self.timeline.now)
             for log in self.broker.logs.values()
             if log.compacted
         )
         if gone:
             self.timeline.tell(f"broker: compacts {gone} records away")
-
-    def _is_read(self, log: PartitionLog) -> bool:
-        return any(host.reads(log.topic, log.partition) for host in self.hosts.values())
 
     def letters_retention(self) -> None:
         for partition in range(self.plan.partitions):
@@ -577,6 +611,7 @@ _EVENTS: dict[str, int] = {
     "poison": 4,
     "stranger": 1,
     "refused_setting": 1,
+    "last_unit": 2,
     "renewal": 4,
     "quiet": 16,
     "crash": 7,
@@ -601,7 +636,7 @@ _LEANINGS: tuple[dict[str, int], ...] = (
     {"scale": 10, "sigterm": 6},
     {"cut_off": 10, "stop_and_go": 6},
     {"fence": 12, "scale": 4},
-    {"blackout": 8, "crash": 40, "poison": 12, "quiet": 30},
+    {"blackout": 8, "crash": 40, "poison": 12, "quiet": 30, "last_unit": 10},
     {"redis_trouble": 25},
     {"renewal": 20, "crash": 14, "quiet": 30},
     {"poison": 30, "crash": 14, "stranger": 10},

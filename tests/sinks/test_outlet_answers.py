@@ -105,3 +105,15 @@ def test_an_answer_that_is_not_delivered_ends_the_process(asked: Window) -> None
     asked.wire.logs["verdicts"].fail()
     assert asked.wire.failures == [str(KafkaError(KafkaError._MSG_TIMED_OUT))]
     assert asked.outlet.cut_ready() is None
+
+
+def test_a_decision_is_kept_until_its_answer_is_out(asked: Window) -> None:
+    """However old the request is: a restart before that has to give it."""
+    owed = asked.ledger.verdicts._owed
+    asked.outlet.cut(1)
+    asked.land("state")
+    assert asked.outlet.cut_ready() is None
+    assert len(owed) == 1, "it is under way"
+    asked.land("verdicts")
+    assert asked.outlet.cut_ready() is not None
+    assert owed == set()

@@ -340,7 +340,7 @@ def test_state_without_channels_is_written_as_before_there_were_any() -> None:
         for key, packed in desk.ledger.flush()
         if "\x1fhold\x1f" in key or "\x1forder\x1f" in key
     }
-    assert fields == {"hold\x1f1\x1fR": 7, "hold\x1f1\x1fQ": 10, "order\x1fL": 4}
+    assert fields == {"hold\x1f1\x1fR": 6, "hold\x1f1\x1fQ": 10, "order\x1fL": 4}
 
 
 # Requests

@@ -259,6 +259,40 @@ def test_commitments_survive_their_state(bound: Commitments) -> None:
     assert again.is_full("SKU", "any") is False
 
 
+def test_a_promise_survives_its_state(bound: Commitments) -> None:
+    """What it may not lose to, what was released of it, and whose it is, however many facts came since."""
+    hold(bound, said("stated", 1, 9), offset=1_000_000)
+    promise = said("stated", 10, 5)
+    bound.tell_hold("SKU", R, promise, 2, 1_000_001, promised_us=12)
+    hold(bound, said("returned", 13, 2), offset=1_000_002)
+    for at in range(FACTS_MAX):
+        hold(bound, said("renewed", 20 + at, end=10_000), offset=1_000_003 + at)
+    again = Commitments(4)
+    for key, packed in bound.flush():
+        assert packed is not None
+        again.restore(key, packed)
+    for each in (bound, again):
+        assert each.promised(R, promise.source, promise.id, 5, 100) == 3
+        assert each.promised(R, promise.source, "another", 5, 100) == 0
+        assert each.promised(R, promise.source, promise.id, 5, 10_000) == 0
+        assert hold(each, said("taken", 12, 1), offset=2_000_000) == {}, "it was of the hold before"
+        assert hold(each, said("taken", 13, 1), offset=2_000_001) == {"SKU|A": -1}
+
+
+def test_what_is_bound_is_known_ahead_of_the_clock(bound: Commitments) -> None:
+    """Nothing ends by asking; what changes meanwhile counts, and the clock goes on as if nobody had asked."""
+    hold(bound, said("stated", 1, 3, end=100))
+    hold(bound, said("stated", 1, 4, end=200), hold_key("SKU", "Q", None))
+    asked = [bound.units_at("SKU|A", at) for at in (50, 100, 199, 200, 150, 50)]
+    assert asked == [7, 4, 4, 0, 4, 7]
+    assert (bound.units("SKU|A"), bound.next_timer_us()) == (7, 100)
+    hold(bound, said("renewed", 90, end=300))
+    hold(bound, said("taken", 20, 1), hold_key("SKU", "Q", None))
+    assert [bound.units_at("SKU|A", at) for at in (150, 200, 300)] == [6, 3, 0]
+    assert [(name, at) for _, name, at in bound.advance(250)] == [("Q", 200)]
+    assert (bound.units("SKU|A"), bound.units_at("SKU|A", 299), bound.units_at("SKU|A", 300)) == (3, 3, 0)
+
+
 def test_a_key_that_somebody_overwrote_is_written_again(bound: Commitments) -> None:
     """Its truth, or its deletion if there is none."""
     hold(bound, said("stated", 1, 3))

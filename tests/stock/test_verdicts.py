@@ -331,7 +331,8 @@ def test_a_promise_outlives_what_was_told_before_it() -> None:
 AROUND: list[Any] = [
     case("a release of a later time before it", [hold(1, 5), fact("reservation.released", 9)], [], 3),
     case("a newer statement before it", [hold(9, 1)], [], 3),
-    case("an allocation before it", [hold(1, 5), fact("order.allocated", 9, 2, reservation="R")], [], 5),
+    case("an allocation of an earlier hold", [hold(1, 5), fact("order.allocated", 5, 2, reservation="R")], [], 5),
+    case("an allocation behind it", [hold(1, 5)], [fact("order.allocated", 9, 2, reservation="R")], 3),
     case("a release of its own moment behind it", [], [fact("reservation.released", 5)], 0),
     case("a release of an earlier moment behind it", [], [fact("reservation.released", 4)], 3),
     case("released before and behind it", [hold(1, 5), fact("reservation.released", 9)],
@@ -580,6 +581,22 @@ def test_what_was_promised_and_is_not_held_yet_is_not_promised_twice() -> None:
     again.tell(stock(5), early, promised)
     assert [answer.verdict for answer in answers(again)] == ["rejected", "accepted"]
     assert again.record(A).committed == 4
+
+
+@pytest.mark.parametrize("stock_first", [True, False])
+def test_a_retry_is_worth_nothing_without_what_it_repeats(stock_first: bool) -> None:
+    """A crash kept its decision and lost the one behind it, which may come out otherwise: so does the retry."""
+    facts = [request(1, 3), request(2, 3), request(3, 3, location="B")]
+    first = told(stock(9), *facts)
+    lost = verdict_key("SKU", facts[0].source, facts[0].id)
+    again = Desk(Ledger(Policies()))
+    decisions = {key: packed for key, packed in first.ledger.flush() if packed is not None and is_verdict_key(key)}
+    again.ledger.restore({key: packed for key, packed in decisions.items() if key != lost}, [], us(0))
+    again.tell(*([stock(9)] if stock_first else []), *facts)
+    came_out = answers(again)
+    assert [answer.units for answer in came_out] == ([3, 3, 3] if stock_first else [0, 0, 0])
+    assert [answer.repeats for answer in came_out] == ([False, True, True] if stock_first else [False] * 3)
+    assert again.ledger.commitments.units(A) == (3 if stock_first else 0)
 
 
 def test_answers_are_given_again_after_a_restart() -> None:

@@ -1,7 +1,8 @@
 """Golden files: state as the encoder of one format writes it for a fixed history, and what it must be restored to.
 
 `python -m tests.upgrades.golden` writes those of the present format, once. It refuses to overwrite: files of a format
-that was released stay as they were written.
+that was released stay as they were written. What only adds to a format, in a way that a program from before it reads
+and leaves alone, is a revision of it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from rich.console import Console
 from schemas.records import encode, micros
 from schemas.state import CLAIM_KEY, FORMAT, Claim, encode_claim, encode_metadata, open_envelope, seal
 from sinks.outlet import digest_of, record_of
+from stock.balance import Balance
 from stock.doubts import Thresholds
 from stock.events import LocationSet, PolicySet, PolicyValues, Scope, StockFact
 from stock.ledger import OUTCOMES, Ledger
@@ -26,6 +28,8 @@ from stock.policies import Policies
 from tests.stock.facts import KINDS
 
 FOLDER = Path(__file__).parent
+REVISION = 2  # of the format: echoes, moves of states, channels and promises of holds, decisions
+PRESENT = FOLDER / f"format-{FORMAT}.{REVISION}"
 STATE, EXPECTED = "state.jsonl", "expected.json"
 START = datetime(2026, 11, 22, 10, 0, tzinfo=timezone.utc)
 GENERATION = 3
@@ -128,7 +132,7 @@ def facts_of(ledger: Ledger) -> dict[str, Any]:
         record = record_of(key, seen, balance, balance.cause, 1, "routine", at(500))
         records[key] = {
             "record": json.loads(encode(record)),
-            "balance": msgspec.to_builtins(balance),
+            "balance": fields_of(balance),
             "is_published": digest_of(seen) == balance.digest,
         }
     return {
@@ -139,6 +143,14 @@ def facts_of(ledger: Ledger) -> dict[str, Any]:
         "ids": sorted(ledger.recent.ids),
         "orders": len(ledger.commitments),
     }
+
+
+def fields_of(balance: Balance) -> list[Any]:
+    """What a balance keeps, without the last fields that say nothing: a revision may have more of them."""
+    fields: list[Any] = msgspec.to_builtins(balance)
+    while fields[-1] is None:
+        fields.pop()
+    return fields
 
 
 def later(told: History) -> dict[str, Any]:
@@ -199,13 +211,13 @@ def write(folder: Path) -> None:
 
 def main() -> int:
     """Write, or refuse."""
-    folder = FOLDER / f"format-{FORMAT}"
+    folder = PRESENT
     try:
         write(folder)
     except FileExistsError:
         Console(stderr=True).print(
             f"{folder} is there: what was written by a released format stays as it is. A change of the state needs a "
-            "new format number (CONTRIBUTING.md, Change something stored)."
+            "new revision or format number (CONTRIBUTING.md, Change something stored)."
         )
         return 1
     return 0

@@ -13,7 +13,6 @@ import pytest
 
 from schemas.state import (
     CLAIM_KEY,
-    FORMAT,
     Claim,
     CommitMetadata,
     decode_claim,
@@ -24,7 +23,7 @@ from schemas.state import (
 )
 from stock.ledger import JOURNAL_PREFIX, OUTCOMES_KEY, check_packed
 from stock.recent import Chunk
-from tests.upgrades.golden import FOLDER, facts_of, history, later, read, restored
+from tests.upgrades.golden import FOLDER, PRESENT, facts_of, history, later, read, restored
 
 FORMATS = sorted(FOLDER.glob("format-*"))
 
@@ -42,7 +41,7 @@ def content(folder: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
 
 def test_the_present_format_has_golden_files() -> None:
     """What is written today must be readable for as long as it may stand on a topic."""
-    assert FOLDER / f"format-{FORMAT}" in FORMATS
+    assert PRESENT in FORMATS
 
 
 @pytest.mark.parametrize("folder", FORMATS, ids=lambda folder: folder.name)
@@ -98,7 +97,7 @@ def test_an_older_program_reads_the_claims_of_this_one() -> None:
 
 def test_the_present_encoder_writes_what_the_golden_files_hold() -> None:
     """Byte for byte; a difference is a new format, with a new number and files of its own."""
-    records, expected = content(FOLDER / f"format-{FORMAT}")
+    records, expected = content(PRESENT)
     told = history()
     assert told.records == records
     assert told.offsets == expected["offsets"]
@@ -106,7 +105,7 @@ def test_the_present_encoder_writes_what_the_golden_files_hold() -> None:
 
 def test_released_golden_files_are_never_overwritten() -> None:
     """The script refuses, says why, and leaves every byte."""
-    folder = FOLDER / f"format-{FORMAT}"
+    folder = PRESENT
     before = {file.name: file.read_bytes() for file in folder.iterdir()}
     done = subprocess.run(
         [sys.executable, "-m", "tests.upgrades.golden"], capture_output=True, text=True, timeout=60, check=False
@@ -118,7 +117,7 @@ def test_released_golden_files_are_never_overwritten() -> None:
 
 def test_a_record_cut_short_is_told_from_a_whole_one() -> None:
     """Every truncation of every record is refused by a named error; whole ones are not."""
-    records, _ = content(FOLDER / f"format-{FORMAT}")
+    records, _ = content(PRESENT)
     for key, packed in records.items():
         check_packed(key, packed)
         step = max(1, len(packed) // 200)
@@ -141,6 +140,6 @@ def test_a_record_cut_short_is_told_from_a_whole_one() -> None:
 def test_content_of_another_shape_is_refused(text: str, key: str, packed: bytes | None) -> None:
     """Well-formed, but not what a ledger can take back."""
     if packed is None:
-        packed = content(FOLDER / f"format-{FORMAT}")[0]["SKU-1|DC-1"] + b"\x00"
+        packed = content(PRESENT)[0]["SKU-1|DC-1"] + b"\x00"
     with pytest.raises(ValueError):  # noqa: PT011  # msgspec's errors are such
         check_packed(key, packed)
