@@ -271,6 +271,7 @@ class Generator:
         scopes = (
             {}, {"sku": SKUS[0]}, {"location": LOCATIONS[0]}, {"mode": "ship"}, {"category": "c"}, {"brand": "b"},
             {"channel": "web"}, {"location_kind": "store", "region": None}, {"sku": SKUS[0], "category": "d"},
+            {"channel": chance.choice(("web", "*", "", "a|b", " w", "w" * 128, "w" * 129, "\x1fhold\x1f", "\x85"))},
         )  # fmt: skip
         number = chance.choice((0, 1, 3, 100, 10**9))
         value = chance.choice(PolicyValues.__struct_fields__)

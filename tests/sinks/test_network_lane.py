@@ -351,6 +351,19 @@ def test_an_item_that_changes_its_category_changes_its_channels() -> None:
         assert by_channel(window) == wanted
 
 
+def test_a_rule_that_came_and_went_with_its_process_is_told_by_the_next() -> None:
+    """What was acknowledged after the state was written is in doubt there, though it is what holds again by now."""
+    first = opened()
+    rule(first, -99, policy("n", network_safety_stock=2))
+    first.outlet.cut(-99)
+    assert by_channel(first) == {"*": 11}
+    first.land()
+    assert first.outlet.cut_ready() is not None
+    second = successor(first)
+    settle(second, 10)
+    assert by_channel(second) == {"*": 13}
+
+
 def test_a_restart_removes_what_nobody_names_any_more() -> None:
     """Whether the state knows the record, or only the tail of the topic."""
     app = policy("p", {"channel": "app"}, safety_stock=3)
