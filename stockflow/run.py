@@ -219,6 +219,7 @@ class Pipeline:
             visible,
             around.clock,
             {settings.topic(topic.name): topic.name for topic in KEYED_INPUTS},
+            partitions,
         )
         self._health = HealthServer(
             settings.metrics_host,
