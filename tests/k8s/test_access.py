@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -39,9 +40,11 @@ from stockflow.embedded import KafkaBroker, RedisServer, ServerUnavailable
 from stockflow.embedded.process import wait_until
 from tests import services
 from tests.e2e.harness import Pipeline
-from tests.k8s.tools import K8S, by_name, helm
+from tests.k8s.tools import K8S, by_name, helm, run
+from tests.k8s.watched import FOREIGN, exported, watched
 
 PARTITIONS = 3
+WAIT_S = 30
 PASSWORD = "change-me"  # of every user, as in redis-users.acl
 SKU, LOCATION = "SKU-1", "STORE-1"
 GONE = "SKU-2"  # delisted in the end
@@ -180,18 +183,6 @@ class GuardedRedis(RedisServer):
         return f"redis://{user}:{PASSWORD}@127.0.0.1:{self.port}/0"
 
 
-@pytest.fixture
-def guarded_redis(tmp_path: Path) -> Iterator[GuardedRedis]:
-    """A Redis that refuses what it has not granted."""
-    try:
-        server = GuardedRedis(tmp_path / "redis")
-        server.start()
-    except ServerUnavailable as error:
-        services.missing(error)
-    with server:
-        yield server
-
-
 class Sender:
     """Whoever tells facts, as the admin of the test."""
 
@@ -223,52 +214,117 @@ def units(sku: str = SKU, **fields: object) -> dict[str, object]:
     return {"sku": sku, "location": LOCATION, "units": 5, **fields}
 
 
-@pytest.mark.kafka
-@pytest.mark.redis
-def test_rights_are_enough_and_none_is_too_many(
-    guarded: GuardedKafka, granted: Mapping[str, set[Right]], guarded_redis: GuardedRedis, tmp_path: Path
-) -> None:
-    """Every topic is used, a partition is taken over, a foreign record repaired: all that was granted has been used."""
-    admin = redis.Redis.from_url(guarded_redis.url_of("admin"))
-    admin.set(f"availability:{GONE}", "a stranger under our name")
-    admin.config_resetstat()
-    sender = Sender(guarded)
+@dataclass(frozen=True)
+class Played:
+    """What was seen of a pipeline and an audit that had these rights only."""
+
+    kafka_allowed: Mapping[str, set[Right]]
+    kafka_denied: Mapping[str, set[Right]]
+    redis_refused: list[object]
+    redis_used: set[str]
+    audit: subprocess.CompletedProcess[str]
+    metrics: str
+
+
+@pytest.fixture(scope="module")
+def played(
+    guarded: GuardedKafka, granted: Mapping[str, set[Right]], tmp_path_factory: pytest.TempPathFactory
+) -> Played:
+    """Every topic is used, a key delisted, a partition taken over, a foreign record repaired, and all of it audited."""
+    folder = tmp_path_factory.mktemp("played")
+    server = GuardedRedis(folder / "redis")
+    try:
+        server.start()
+    except ServerUnavailable as error:
+        services.missing(error)
+    with server, redis.Redis.from_url(server.url_of("admin")) as admin:
+        admin.set(f"availability:{GONE}", "a stranger under our name")
+        admin.config_resetstat()
+        sender = Sender(guarded)
+        variables = environment(guarded, "stockflow", server.url_of("stockflow"))
+        with Pipeline(folder / "first", variables):
+            tell_of_everything(sender, admin)
+        with Pipeline(folder / "second", variables) as heir:
+            auditor = environment(guarded, "stockflow-audit", server.url_of("stockflow-audit"))
+            words = [f"{name}={value}" for name, value in auditor.items()]
+            audit = run("/usr/bin/env", *words, sys.executable, "-m", "stockflow", "audit")
+            sender.put(AVAILABILITY, f"{SKU}|{LOCATION}", b'{"version":1}')  # as a fenced process would
+            wait_until(lambda: heir.metric("stockflow_foreign_writes_total") == 1, WAIT_S)
+            wait_until(lambda: granted["stockflow"] <= guarded.decisions("stockflow", "Allowed"), WAIT_S)
+            page = heir.get("/metrics")[1]
+        return Played(
+            {user: guarded.decisions(user, "Allowed") for user in USERS},
+            {user: guarded.decisions(user, "Denied") for user in USERS},
+            list(admin.acl_log()),
+            {name.removeprefix("cmdstat_") for name in admin.info("commandstats")},
+            audit,
+            page,
+        )
+
+
+def tell_of_everything(sender: Sender, admin: redis.Redis) -> None:
+    """An event on each input, what each output is for, and a key that comes and goes in Redis."""
     sender.tell(STOCK_SETTINGS, "policy.set", "policy:all", policy="all", scope={}, values={"safety_stock": 1})
-    variables = environment(guarded, "stockflow", guarded_redis.url_of("stockflow"))
-    with Pipeline(tmp_path / "first", variables):
-        for sku in (SKU, GONE):
-            sender.tell(WMS_MOVEMENTS, "wms.count", sku, **units(sku))
-        sender.tell(POS_SALES, "pos.sale", **units())
-        sender.tell(POS_SALES, "pos.sale", **units())  # a shortage, so an alert
-        sender.tell(ORDER_RESERVATIONS, "reservation.requested", **units(), reservation="R-1", mode="ship")
-        sender.tell(STOCK_ITEMS, "item.set", GONE, sku=GONE, brand="b", category="c", lifecycle="active")
-        sender.put(POS_SALES, SKU, b"nonsense")
-        assert wait_until(lambda: admin.type(f"availability:{GONE}") == b"hash" and admin.exists(f"network:{SKU}"), 30)
-        sender.tell(STOCK_ITEMS, "item.set", GONE, sku=GONE, brand="b", category="c", lifecycle="delisted")
-        assert wait_until(lambda: admin.exists(f"availability:{GONE}") == 0, 30)
-    # What is granted for reading covers looking it up; the authorizer asks for that by its own name.
-    wanted = {name: rights - {right for right in rights if right[2] == "DESCRIBE"} for name, rights in granted.items()}
-    with Pipeline(tmp_path / "second", variables) as heir:
-        audit = ["/usr/bin/env", *(
-            f"{name}={value}"
-            for name, value in environment(
-                guarded, "stockflow-audit", guarded_redis.url_of("stockflow-audit")
-            ).items()
-        ), sys.executable, "-m", "stockflow", "audit"]  # fmt: skip
-        done = subprocess.run(audit, capture_output=True, text=True, check=False, timeout=120)
-        assert done.returncode == 0, done.stdout + done.stderr
-        sender.put(AVAILABILITY, f"{SKU}|{LOCATION}", b'{"version":1}')  # as a fenced process would
-        assert wait_until(lambda: heir.metric("stockflow_foreign_writes_total") == 1, 30)
-        assert wait_until(lambda: wanted["stockflow"] <= guarded.decisions("stockflow", "Allowed"), 30), wanted[
-            "stockflow"
-        ] - guarded.decisions("stockflow", "Allowed")
-    assert wanted["stockflow-audit"] - guarded.decisions("stockflow-audit", "Allowed") == set()
-    for user in ("stockflow", "stockflow-audit"):
-        described = {right for right in granted[user] if right[2] == "DESCRIBE"}
-        assert described - guarded.decisions(user, "Allowed") == set()
-        assert guarded.decisions(user, "Denied") - ASKED_IN_VAIN == set()
-    assert admin.acl_log() == []
-    assert redis_commands("stockflow", "stockflow-audit") - used_in(admin) == set()
+    for sku in (SKU, GONE):
+        sender.tell(WMS_MOVEMENTS, "wms.count", sku, **units(sku))
+    sender.tell(POS_SALES, "pos.sale", **units())
+    sender.tell(POS_SALES, "pos.sale", **units())  # a shortage, so an alert
+    sender.tell(ORDER_RESERVATIONS, "reservation.requested", **units(), reservation="R-1", mode="ship")
+    sender.tell(STOCK_ITEMS, "item.set", GONE, sku=GONE, brand="b", category="c", lifecycle="active")
+    sender.put(POS_SALES, SKU, b"nonsense")
+    shown = [f"availability:{GONE}", f"network:{SKU}"]
+    assert wait_until(lambda: [admin.type(key) for key in shown] == [b"hash", b"hash"], WAIT_S)
+    sender.tell(STOCK_ITEMS, "item.set", GONE, sku=GONE, brand="b", category="c", lifecycle="delisted")
+    assert wait_until(lambda: admin.exists(shown[0]) == 0, WAIT_S)
+
+
+pytestmark = [pytest.mark.kafka, pytest.mark.redis]
+
+
+@pytest.mark.parametrize("user", ["stockflow", "stockflow-audit"])
+def test_kafka_user_has_the_rights_it_uses_and_no_others(
+    user: str, played: Played, granted: Mapping[str, set[Right]]
+) -> None:
+    """Nothing was refused that mattered, and the authorizer has seen each right in use."""
+    assert played.kafka_denied[user] - ASKED_IN_VAIN == set()
+    assert granted[user] - played.kafka_allowed[user] == set()
+
+
+def test_redis_users_have_the_rights_they_use_and_no_others(played: Played) -> None:
+    """The server refused nothing, and has run each command of the pipeline and of the audit."""
+    assert played.redis_refused == []
+    assert redis_commands("stockflow", "stockflow-audit") - played.redis_used == set()
+
+
+def test_audit_runs_with_its_own_users(played: Played) -> None:
+    """It can read all that it compares."""
+    assert played.audit.returncode == 0, played.audit.stdout + played.audit.stderr
+    assert "EQUAL" in played.audit.stdout
+
+
+def test_metrics_page_has_what_is_watched_and_nothing_unwatched(played: Played) -> None:
+    """Rules and dashboards name what a process in use exports, and leave nothing of it out."""
+    assert exported(played.metrics) == watched() - FOREIGN
+
+
+def test_reader_of_the_view_can_read_and_not_write(tmp_path: Path) -> None:
+    """The user for shops has the hashes, and nothing else."""
+    server = GuardedRedis(tmp_path / "redis")
+    try:
+        server.start()
+    except ServerUnavailable as error:
+        services.missing(error)
+    with server, redis.Redis.from_url(server.url_of("storefront")) as shop:
+        assert shop.hgetall("availability:SKU-1") == {}
+        assert shop.hget("network:SKU-1", "*") is None
+        for refused in (
+            lambda: shop.hset("availability:SKU-1", "STORE-1", "{}"),
+            lambda: shop.get("stockflow:view:0"),
+            lambda: shop.keys("*"),
+            lambda: shop.flushall(),
+        ):
+            with pytest.raises(redis.exceptions.NoPermissionError):
+                refused()
 
 
 def redis_commands(*users: str) -> set[str]:
@@ -277,9 +333,3 @@ def redis_commands(*users: str) -> set[str]:
     return {
         word.removeprefix("+") for line in lines if line.split()[1] in users for word in line.split() if word[0] == "+"
     }
-
-
-def used_in(admin: redis.Redis) -> set[str]:
-    """Commands that were called since the server started, from scripts too."""
-    statistics = admin.info("commandstats")
-    return {name.removeprefix("cmdstat_") for name in statistics}

@@ -11,12 +11,11 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.k8s.tools import CHART, K8S, helm, run, tool
+from tests.k8s.tools import K8S, helm, run, tool
+from tests.k8s.watched import RULES, rules
 
-RULES_FILE = CHART / "files" / "monitoring" / "prometheusrule.yaml"
 RUNBOOK = K8S / "runbook.md"
-RULES: dict[str, Any] = yaml.safe_load(RULES_FILE.read_text())["spec"]
-ALERTS = {rule["alert"]: rule for group in RULES["groups"] for rule in group["rules"] if "alert" in rule}
+ALERTS = {rule["alert"]: rule for rule in rules() if "alert" in rule}
 LABELS = {"namespace": "shop", "job": "stockflow"}
 POD = {**LABELS, "pod": "a"}
 AUDIT = {"namespace": "shop", "cronjob": "stockflow-audit"}
