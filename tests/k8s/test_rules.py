@@ -49,7 +49,7 @@ def latency(stage: str, all_events: str, in_time: str) -> dict[str, str]:
     name = "stockflow_update_latency_seconds"
     return {
         series(f"{name}_count", lane="urgent", stage=stage): all_events,
-        series(f"{name}_bucket", lane="urgent", stage=stage, le="0.25"): in_time,
+        series(f"{name}_bucket", lane="urgent", stage=stage, le="0.5"): in_time,
         series(f"{name}_bucket", lane="urgent", stage=stage, le="+Inf"): all_events,
     }
 
