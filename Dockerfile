@@ -1,6 +1,7 @@
 # The image of the pipeline and of every other command of `stockflow`.
-#   docker build -t stockflow:0.1.0 .
+#   docker build -t stockflow:0.1.0 --build-arg REVISION=$(git rev-parse HEAD) .
 # Name the base by digest for builds that can be repeated: --build-arg PYTHON_IMAGE=python@sha256:...
+# The final stage has no compiler and no package of development; it writes nothing and runs as nobody in particular.
 ARG PYTHON_IMAGE=python:3.11-slim
 
 FROM ${PYTHON_IMAGE} AS build
@@ -30,11 +31,22 @@ RUN python -m venv backend \
     && pip --python /opt/stockflow/bin/python install --quiet --only-binary :all: own/stockflow-*.whl \
     && /opt/stockflow/bin/stockflow --help > /dev/null
 
+# What is in the image, with the hashes of the wheels it came from.
+COPY .ci/sbom ./
+RUN mv own/stockflow-*.whl wheels/ && python sbom /opt/stockflow wheels > /opt/stockflow/sbom.cdx.json
+
 FROM ${PYTHON_IMAGE}
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="stockflow" \
+      org.opencontainers.image.description="Exact, low-latency stock availability from Kafka" \
+      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.cyclonedx.sbom="/opt/stockflow/sbom.cdx.json"
 # Nothing is written at run time: no bytecode, no state, no files. A read-only root file system is fine.
 ENV PATH=/opt/stockflow/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 COPY --from=build /opt/stockflow /opt/stockflow
-# By number, since Kubernetes' runAsNonRoot cannot look a name up; the same as in k8s/deployment.yaml.
+# By number, since Kubernetes' runAsNonRoot cannot look a name up; the same as in k8s/base/deployment.yaml.
 USER 65532:65532
 WORKDIR /opt/stockflow
 EXPOSE 9400

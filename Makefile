@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 export PYTHON
 
-.PHONY: help setup demo test fuzz check simulate mutants soak chaos lock clean
+.PHONY: help setup demo test fuzz check simulate mutants soak chaos k8s-tools verify-k8s lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -43,6 +43,12 @@ chaos: setup  ## kill processes at named points: ROUNDS=500 FROM=1, ARGS="--lane
 
 mutants: setup  ## plant every bug of tests/mutants and say who caught it; ARGS="--only NAME", ARGS=--simulator
 	@$(BIN)/python -m tests.mutants $(ARGS)
+
+k8s-tools: setup  ## put helm, hadolint and promtool into .cache
+	@bash .ci/k8s-tools .cache/k8s-tools $(BIN)/python
+
+verify-k8s: k8s-tools  ## chart, kustomizations, rules, dashboards and image, without a cluster (about 2 minutes)
+	@$(BIN)/python -m pytest tests/k8s $(ARGS)
 
 lock: setup  ## write requirements.lock anew (needs uv)
 	uv pip compile pyproject.toml --all-extras --universal --python-version 3.10 --generate-hashes --no-emit-index-url --no-header -o requirements.lock

@@ -42,6 +42,7 @@ class Measured:
     visible: LaneLatencies
     clock: Callable[[], float]
     topic_of: dict[str, str]
+    partitions: int
 
 
 class PipelineCollector(Collector):
@@ -94,10 +95,13 @@ class PipelineCollector(Collector):
 
     def _partitions(self) -> Iterator[Metric]:
         source, now = self._m.source, self._m.clock()
-        owned = GaugeMetricFamily("stockflow_partitions", "Partitions by state of ownership", labels=["state"])
+        owned = GaugeMetricFamily(
+            "stockflow_partitions", "Partitions by state of ownership; all: how many there are", labels=["state"]
+        )
         owned.add_metric(["owned"], source.owned)
         owned.add_metric(["live"], source.live)
         owned.add_metric(["catching_up"], source.catching_up)
+        owned.add_metric(["all"], self._m.partitions)
         yield owned
         lag = GaugeMetricFamily("stockflow_lag_events", "Input records not read yet", labels=["topic", "partition"])
         for (topic, partition), count in list(source.lag.items()):

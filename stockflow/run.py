@@ -67,6 +67,8 @@ def run(settings: Settings) -> int:
     """
     logs.configure(settings.log_level)
     logs.standard("kafka").addFilter(logs.Sparse(KAFKA_LOG_INTERVAL_S, time.monotonic))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _leave_early)
     log.info(
         "starting",
         version=__version__,
@@ -221,6 +223,7 @@ class Pipeline:
             visible,
             around.clock,
             {settings.topic(topic.name): topic.name for topic in KEYED_INPUTS},
+            partitions,
         )
         self._health = HealthServer(
             settings.metrics_host,
@@ -290,6 +293,16 @@ def _checked_partitions(settings: Settings) -> int:
         raise NotReady("; ".join(check.problems) or "the topics share no partition count")
     refuse_changed_partitions(settings.client_config(), settings.topic(STOCK_STATE.name), check.partitions)
     return check.partitions
+
+
+def _leave_early(*_: object) -> NoReturn:
+    """End before anything is owned or sent.
+
+    The first process of a container never sees a signal that it has no handler for: it would run until it is killed.
+    """
+    log.info("stopped", before="the start was through")
+    logs.flush()
+    os._exit(FINE)
 
 
 def _wall_us() -> int:

@@ -89,7 +89,7 @@ def documents() -> list[str]:
     return [
         name
         for name in tracked_files()
-        if name in ("README.md", "ARCHITECTURE.md") or (name.startswith("docs/") and name.endswith(".md"))
+        if name in ("README.md", "ARCHITECTURE.md") or (name.startswith(("docs/", "k8s/")) and name.endswith(".md"))
     ]
 
 

