@@ -86,7 +86,7 @@ def check_order(key: str, packed: bytes, topics: int) -> None:
 def _pack(order: Hold | OrderLine) -> bytes:
     """A hold or order line without the last of its fields that say nothing."""
     values = structs.astuple(order)
-    length = len(values)
+    length = len(values) - isinstance(order, OrderLine)  # of which the last is never stored
     while not values[length - 1] and length > _FIELDS_MIN:
         length -= 1
     return _encoder.encode(values[:length])

@@ -177,7 +177,9 @@ class Echoes:
         facts = self.facts(key)
         if any(told.id_hash == new.id_hash for told in facts):
             return [], []
-        if not facts or max(one.time_us for one in facts) + WINDOW_US <= clock_us:
+        if not facts:
+            return self._begin(key, new, clock_us)
+        if max(one.time_us for one in facts) + WINDOW_US <= clock_us:
             heappush(self._timers, (max(new.time_us, clock_us) + WINDOW_US, _JUDGE, key))
         before_moves, before_states = moves(facts), state_moves(facts)
         facts.append(new)
@@ -186,6 +188,14 @@ class Echoes:
         changed = _difference(before_moves, moves(facts))
         states = _difference(before_states, state_moves(facts))
         return list(changed.items()), [(at, state, units) for (at, state), units in states.items()]
+
+    def _begin(self, key: str, new: Told, clock_us: int) -> tuple[list[Move], StateMoves]:
+        """Let a fact be the first of its group: it does what it says."""
+        heappush(self._timers, (max(new.time_us, clock_us) + WINDOW_US, _JUDGE, key))
+        self._groups[key] = _encoder.encode([new])
+        self._dirty[key] = None
+        states = [(new.time_us, _STATES[new.state], -new.units)] if new.state else []
+        return [(new.time_us, -new.units)], states
 
     def next_timer_us(self) -> int | None:
         """When `advance` has something to do next."""

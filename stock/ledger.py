@@ -971,7 +971,8 @@ class Ledger:
             if key in self:
                 balance = self.balance(key)
                 _set_cause(balance, event, micros(event.occurred_at))
-                self._step_band(key, balance)
+                if self.policies.banded:
+                    self._step_band(key, balance)
                 self._dirty[key] = None
                 self.touched.setdefault(key, timestamp_us)
 

@@ -243,6 +243,7 @@ class OrderLine(Struct, gc=False, array_like=True):
     """The allocations of one order line, per location `[left, taken]` in units.
 
     `channels`: by location, for which the allocation was made; None where none told. Arrivals tell of none.
+    `missed` is not stored: what `missing` says, where the facts were folded since they were taken back.
     """
 
     applied: list[int]
@@ -251,6 +252,7 @@ class OrderLine(Struct, gc=False, array_like=True):
     base: dict[str, list[int]]
     sums: Sums = {}  # of the base
     channels: dict[str, str] | None = None
+    missed: Missing | None = None
 
     def add(self, new: Fact, channel: str | None = None) -> bool:
         """Take a fact, told for a channel, in and fold anew; False if this very fact was in already."""
@@ -262,7 +264,8 @@ class OrderLine(Struct, gc=False, array_like=True):
         if len(self.facts) > FACTS_MAX:
             self.base = self._folded(self.facts[: FACTS_MAX // 2], self.sums)
             del self.facts[: FACTS_MAX // 2]
-        self.cells = self._folded(self.facts, _copied(self.sums))
+        self.missed = Missing()
+        self.cells = self._folded(self.facts, _copied(self.sums), self.missed)
         return True
 
     def left(self) -> dict[str, int]:
@@ -280,9 +283,10 @@ class OrderLine(Struct, gc=False, array_like=True):
 
     def missing(self) -> Missing:
         """What was asked of this line beyond what it had."""
-        missing = Missing()
-        self._folded(self.facts, _copied(self.sums), missing)
-        return missing
+        if self.missed is None:
+            self.missed = Missing()
+            self._folded(self.facts, _copied(self.sums), self.missed)
+        return self.missed
 
     def _folded(self, facts: list[Fact], sums: Sums, missing: Missing | None = None) -> dict[str, list[int]]:
         cells = {location: cell.copy() for location, cell in self.base.items()}
@@ -323,6 +327,8 @@ def _newest_statement(facts: list[Fact], location: str | None = None) -> Fact | 
 
 def _own_first(own: str, cells: dict[str, list[int]]) -> list[str]:
     """The locations of a line in the order in which a fact told at `own` reaches them."""
+    if len(cells) == 1:
+        return list(cells)
     return sorted(cells, key=lambda location: (location != own, location))
 
 

@@ -9,7 +9,7 @@ late for it, as it would had the request been decided at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from stock.availability import View
 from stock.commitments import Commitments, hold_key
@@ -65,9 +65,7 @@ class Requests:
             now_us: the same, but never in the future.
             read_to: as in `Verdicts.keep`.
         """
-        decision = self._repeat(event, offset, stamped_us)
-        if decision is None:
-            decision = decide(event, offset, stamped_us, self._offers(event, now_us), self._order)
+        decision = self._repeat(event, offset, stamped_us) or self._decide(event, offset, stamped_us, now_us)
         self.verdicts.keep(verdict_key(event.sku, event.source, event.id), decision, read_to)
         return decision
 
@@ -97,15 +95,27 @@ class Requests:
         units = self._commitments.promised(hold, granted.source, granted.id, granted.units, stamped_us)
         return repeat_of(granted, units, event, offset, stamped_us) if units else None
 
-    def _offers(self, event: ReservationRequested, now_us: int) -> list[Offer]:
-        """What every location of the SKU has for a request, under the policies of its channel."""
+    def _decide(self, event: ReservationRequested, offset: int, stamped_us: int, now_us: int) -> Decision:
+        """The answer by what there is; of other locations than the one that is named only where that matters."""
+        held = self._commitments.channel_at(_hold(event), now_us)
+        terms, reserved = self._fence(event.sku, event.channel, held)
+        keys, named = self._keys_of(event.sku), f"{event.sku}|{event.location}"
+        is_free = not any(reserved) and terms.ship.safety_stock is None and terms.pickup.safety_stock is None
+        if is_free and named in keys:
+            decision = decide(event, offset, stamped_us, self._offers(event, now_us, [named]), self._order)
+            if decision.verdict == "accepted":
+                return decision
+        offers = fenced(self._offers(event, now_us, keys), event.mode, terms, reserved)
+        return decide(event, offset, stamped_us, offers, self._order)
+
+    def _offers(self, event: ReservationRequested, now_us: int, keys: Iterable[str]) -> list[Offer]:
+        """What locations of the SKU have for a request, under the policies of its channel."""
         sku, item = event.sku, self._items.by_sku.get(event.sku)
         lifecycle = ACTIVE if item is None else item.lifecycle
-        hold = _hold(event)
-        at, own = self._commitments.open_at(hold, now_us)
+        at, own = self._commitments.open_at(_hold(event), now_us)
         near = event.near or _point(self._policies.location(event.location))
         offers = []
-        for key in self._keys_of(sku):
+        for key in keys:
             location = key.partition("|")[2]
             terms = self._policies.channel_terms(sku, location, event.channel, item)
             seen = self._look(key, terms, self._commitments.units_at(key, now_us))
@@ -116,7 +126,7 @@ class Requests:
             offers.append(
                 offer_of(seen, location, event.mode, own_here, km, described, coming, lifecycle, limit, now_us)
             )
-        return fenced(offers, event.mode, *self._fence(sku, event.channel, self._commitments.channel_at(hold, now_us)))
+        return offers
 
     def _heard(self, hold: str) -> int:
         return self._commitments.heard(hold, self._orders)

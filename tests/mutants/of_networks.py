@@ -134,8 +134,8 @@ NETWORKS = (
         "Anybody is granted what is kept for a channel.",
         (
             "stock/requests.py",
-            "        return fenced(offers, event.mode, ",
-            "        return offers or fenced(offers, event.mode, ",
+            "        offers = fenced(self._offers(event, now_us, keys), event.mode, terms, reserved)\n",
+            "        offers = self._offers(event, now_us, keys)\n",
         ),
         caught_by="tests/stock/test_channels.py",
     ),
