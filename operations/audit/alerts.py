@@ -287,21 +287,25 @@ def _add_vain(
 def _compare_counts(
     published: PublishedAlerts, first: pl.DataFrame, thresholds: Thresholds, findings: Findings
 ) -> None:
-    """Each alert of a count names one that was told, says what it counted, and computes rightly with it."""
-    counts = first.filter(pl.col("type") == "wms.count").select(*KEY, "source", "id", "units")
-    units_of = {(sku, location, source, id): units for sku, location, source, id, units in counts.iter_rows()}
+    """Each alert of a count names one that was told, says what it counted, and computes rightly with it.
+
+    To a net count belongs what it left out, by what was known of that as it came.
+    """
+    counts = first.filter(pl.col("type") == "wms.count").select(*KEY, "source", "id", "units", "net")
+    units_of = {tuple(name): (units, net) for *name, units, net in counts.iter_rows()}
     for alert in published.all():
         if alert.kind not in OF_COUNTS:
             continue
         said = alert.references
-        units = units_of.get((alert.sku, alert.location, said.get("source", ""), said.get("count", "")))
-        if units is None:
+        counted = units_of.get((alert.sku, alert.location, said.get("source", ""), said.get("count", "")))
+        if counted is None:
             findings.add("alerts", f"{alert.alert} is about a count that nobody told")
-        elif alert.kind == "count_variance" and not _is_variance(alert, units, thresholds):
+        elif alert.kind == "count_variance" and not _is_variance(alert, *counted, thresholds):
+            units, _ = counted
             findings.add("alerts", f"{alert.alert} does not follow from its count of {units}: {alert.units}, {said}")
 
 
-def _is_variance(alert: StockAlert, counted: int, thresholds: Thresholds) -> bool:
+def _is_variance(alert: StockAlert, counted: int, is_net: bool, thresholds: Thresholds) -> bool:
     """Whether the numbers of an alert belong together, and are far enough from each other."""
     try:
         expected, said = int(alert.references["expected"]), int(alert.references["counted"])
@@ -309,4 +313,4 @@ def _is_variance(alert: StockAlert, counted: int, thresholds: Thresholds) -> boo
         return False
     percent = 100 * abs(alert.units) > max(0, expected) * thresholds.count_variance_percent
     beyond = abs(alert.units) > thresholds.count_variance_units and percent
-    return said == counted and alert.units == counted - expected and beyond
+    return (said == counted or (is_net and said > counted)) and alert.units == said - expected and beyond

@@ -17,6 +17,7 @@ from tests.e2e.load import utc_now
 from tests.oracle import expected
 
 pytestmark = [pytest.mark.kafka, pytest.mark.redis, pytest.mark.timeout(900)]
+TRIES = 3  # What is told is random: at some moments no hold is about to end.
 
 PARTITIONS = 6
 ASLEEP_S = 30.0
@@ -78,7 +79,7 @@ def test_clocks_that_differ_by_minutes_shift_the_end_of_holds_and_nothing_else(
     """Holds end by the owner's clock: three minutes ahead, one behind, and right again after each takeover."""
     on = stage(PARTITIONS, **LEASE)
     right = on.pipeline().start()
-    seen = watch(on, seed=103).start()
+    seen = watch(on, seed=106).start()
     ahead = in_another_time(on.pipeline(), timedelta(minutes=3))
     with seen.fault("an owner 3 minutes ahead joins, then has all"):
         ahead.start()
@@ -86,8 +87,7 @@ def test_clocks_that_differ_by_minutes_shift_the_end_of_holds_and_nothing_else(
         seen.wait(2.0)
         on.stop(right)
         on.wait_for_owners(PARTITIONS)
-    seen.rest(skew=timedelta(minutes=3))
-    assert differs(seen, timedelta(minutes=3)), "no hold ends within these minutes: this proves nothing"
+    rest_where_it_matters(seen, timedelta(minutes=3))
     seen.go_on()
     behind = in_another_time(on.pipeline(), timedelta(minutes=-1))
     with seen.fault("killed, replaced by one 1 minute behind"):
@@ -95,8 +95,7 @@ def test_clocks_that_differ_by_minutes_shift_the_end_of_holds_and_nothing_else(
         on.wait_for_owners(3, 3)
         ahead.kill()
         on.wait_for_owners(PARTITIONS)
-    seen.rest(skew=timedelta(minutes=-1))
-    assert differs(seen, timedelta(minutes=-1)), "no hold ended within this minute: this proves nothing"
+    rest_where_it_matters(seen, timedelta(minutes=-1))
     seen.go_on()
     with seen.fault("replaced by one whose clock is right"):
         on.pipeline().start()
@@ -110,6 +109,17 @@ def in_another_time(pipeline: Pipeline, skew: timedelta) -> Pipeline:
     """The same program with a wall clock that is so far ahead."""
     pipeline.program = [sys.executable, str(SKEWED), str(int(skew.total_seconds() * 1_000))]
     return pipeline
+
+
+def rest_where_it_matters(seen: Watch, skew: timedelta) -> None:
+    """Judge all at rest with a clock so far ahead, at a moment at which that makes a difference."""
+    for _ in range(TRIES):
+        seen.rest(skew=skew)
+        if differs(seen, skew):
+            return
+        seen.go_on()
+        seen.wait(2.0)
+    raise AssertionError(f"no hold ends within {skew}: this proves nothing")
 
 
 def differs(seen: Watch, skew: timedelta) -> bool:
