@@ -201,7 +201,7 @@ def _refused(random: Random, end_s: float) -> list[Planned]:
             "not_supported_yet",
             WMS_MOVEMENTS,
             WmsCount,
-            {**pos, "units": 1, "basis": "net"},
+            {**pos, "units": 1, "state": "damaged"},
         ),
         ("wrong_partition", POS_SALES, PosSale, {**pos, "units": 1}),
         ("in_future", POS_SALES, PosSale, {**pos, "units": 1}),
