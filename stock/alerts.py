@@ -7,6 +7,7 @@ sends the same alert again, never another one, and readers that go by id and sta
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from heapq import heappop, heappush
 from typing import Literal, get_args
 
 import msgspec
@@ -14,6 +15,7 @@ from msgspec import Struct
 
 from stock.availability import LOW_STOCK, View
 from stock.doubts import Doubt, DoubtKind
+from stock.times import HOUR_US
 
 # Stored. State keys of the partition: `sku|location|kind`, and `|reference` behind it where there is one. Programs that
 # do not know them leave them alone.
@@ -39,6 +41,8 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 OF_KEYS: tuple[Kind, ...] = ("shortage", "overdue_transfer", "reorder_point", "low_stock")
 OF_REFERENCES: tuple[DoubtKind, ...] = get_args(DoubtKind)
 OPEN_MAX = 10_000  # Alerts of one kind and partition; more tell nobody anything. About 1 KB each.
+ENDED_KEPT_US = HOUR_US  # How long the state keeps an alert that ended; late records are late by minutes.
+ENDED_MAX = 20_000  # ... and so many per partition; under 1 KB each.
 
 
 class Alert(Struct, array_like=True, gc=False):
@@ -129,14 +133,18 @@ def conditions(
 class Alerts:
     """The alerts of one partition that are open or still owed; not thread-safe.
 
-    While a closed one is still owed no other of its name opens. `at` says which names a key has, `about` which a
-    state key of a hold, order line or transfer has, `places` which a location has that nobody described.
+    While a closed one is still owed no other of its name opens. One that ended stays in the state for a while: a deletion
+    carries no generation, so a fenced writer's late one must not find a successor in its place. `at` says which names a
+    key has, `about` which a state key of a hold, order line or transfer has, `places` which a location has that nobody
+    described.
     """
 
     def __init__(self) -> None:
         self._known: dict[str, Alert] = {}
         self._dirty: dict[str, None] = {}
         self._owing: dict[str, None] = {}
+        self._ended: dict[str, Alert] = {}
+        self._endings: list[tuple[int, str]] = []  # when what ended is deleted
         self.at: dict[str, dict[str, None]] = {}
         self.about: dict[str, dict[str, None]] = {}
         self.places: dict[str, str] = {}
@@ -207,6 +215,7 @@ class Alerts:
         if self.open_by_kind.get(kind, 0) >= OPEN_MAX:
             self.left_out += 1
             return
+        self._ended.pop(name, None)
         self._keep(name, Alert(f"{name}|{at_us}", at_us, units, ["open"], None, dict(references or {})))
         self._dirty[name] = None
 
@@ -247,7 +256,7 @@ class Alerts:
         return bool(self._owing)
 
     def told(self, owed: Owed) -> None:
-        """Readers have been told; a closed alert is forgotten then."""
+        """Readers have been told; a closed alert has ended then."""
         alert = self._known.get(owed.name)
         if alert is None or alert.id != owed.id or owed.state not in alert.owed:
             return
@@ -256,6 +265,7 @@ class Alerts:
             del self._owing[owed.name]
             if alert.closed_us is not None:
                 self._drop(owed.name)
+                self._end(owed.name, alert)
         self._dirty[owed.name] = None
 
     def open_at(self, key: str) -> list[tuple[Name, Alert]]:
@@ -275,16 +285,33 @@ class Alerts:
         """Whether something is not durable yet."""
         return bool(self._dirty)
 
+    def next_timer_us(self) -> int | None:
+        """When `advance` has something to do next."""
+        return self._endings[0][0] if self._endings else None
+
+    def advance(self, now_us: int) -> None:
+        """Delete what ended long ago, or what ended first if there is too much of it."""
+        while self._endings and (self._endings[0][0] <= now_us or len(self._ended) > ENDED_MAX):
+            due_us, name = heappop(self._endings)
+            alert = self._ended.get(name)
+            if alert is not None and _due(alert) == due_us:
+                del self._ended[name]
+                self._dirty[name] = None
+
     def flush(self) -> Iterator[tuple[str, bytes | None]]:
         """State records of everything that changed; None deletes."""
         for name in self._dirty:
-            alert = self._known.get(name)
+            alert = self._known.get(name) or self._ended.get(name)
             yield ALERT_PREFIX + name, None if alert is None else _encoder.encode(alert)
         self._dirty.clear()
 
     def restore(self, state_key: str, packed: bytes) -> None:
         """Take back one alert."""
-        self._keep(state_key.removeprefix(ALERT_PREFIX), _decoder.decode(packed))
+        name, alert = state_key.removeprefix(ALERT_PREFIX), _decoder.decode(packed)
+        if alert.closed_us is not None and not alert.owed:
+            self._end(name, alert)
+        else:
+            self._keep(name, alert)
 
     def rewrite(self, state_key: str) -> None:
         """Write this key again with the next flush: what stands on the topic is not ours."""
@@ -306,6 +333,10 @@ class Alerts:
         else:
             self.at.setdefault(parts.key, {})[name] = None
 
+    def _end(self, name: str, alert: Alert) -> None:
+        self._ended[name] = alert
+        heappush(self._endings, (_due(alert), name))
+
     def _drop(self, name: str) -> None:
         del self._known[name]
         parts = parts_of(name)
@@ -318,6 +349,11 @@ class Alerts:
         del index[at][name]
         if not index[at]:
             del index[at]
+
+
+def _due(ended: Alert) -> int:
+    assert ended.closed_us is not None
+    return ended.closed_us + ENDED_KEPT_US
 
 
 def _named_by(reference: str) -> dict[str, str]:

@@ -543,7 +543,7 @@ class Ledger:
 
     def next_timer_us(self) -> int | None:
         """When `advance` has something to do next."""
-        parts = (self.commitments, self.supply, self.verdicts, self.echoes)
+        parts = (self.commitments, self.supply, self.verdicts, self.echoes, self.alerts)
         return min((at for part in parts if (at := part.next_timer_us()) is not None), default=None)
 
     def advance(self, now_us: int) -> None:
@@ -562,6 +562,7 @@ class Ledger:
         for one in self.echoes.advance(clock_us):
             self.tell_alert(one.key, "unmatched_echo", one.echo, one.units, one.at_us, {"echo": one.echo})
         self.totals.forgotten_us = max(self.totals.forgotten_us, self.echoes.forgotten_us)
+        self.alerts.advance(clock_us)
 
     # Durability
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from stock.alerts import ALERT_PREFIX, Alerts, check_alert, conditions
+from stock import alerts as module
+from stock.alerts import ALERT_PREFIX, ENDED_KEPT_US, Alerts, check_alert, conditions
 from stock.availability import View
 from tests.stock.facts import KEY, at, fact, hold, told, us
 
@@ -121,7 +122,43 @@ def test_a_restart_owes_what_was_owed() -> None:
     assert (third.owed(), len(third)) == ([], 1)
     third.judge(KEY, FINE, 100)
     third.told(third.owed()[0])
-    assert list(third.flush()) == [(state_key, None)]
+    [(_, packed)] = third.flush()
+    assert packed is not None
+    fourth = Alerts()
+    fourth.restore(state_key, packed)
+    assert (fourth.owed(), len(fourth), fourth.next_timer_us()) == ([], 0, 100 + ENDED_KEPT_US)
+    fourth.advance(100 + ENDED_KEPT_US)
+    assert list(fourth.flush()) == [(state_key, None)]
+
+
+def test_what_ended_makes_room_for_its_successor() -> None:
+    """Its deletion is due an hour later, and must not hit what is open under its name by then."""
+    alerts = Alerts()
+    for opened_us in (10, 30):
+        alerts.judge(KEY, SHORT, opened_us)
+        alerts.told(alerts.owed()[0])
+        alerts.judge(KEY, FINE, opened_us + 10)
+        alerts.told(alerts.owed()[0])
+    alerts.judge(KEY, SHORT, 50)
+    alerts.flush()
+    alerts.advance(60 + ENDED_KEPT_US)
+    assert (len(alerts), list(alerts.flush())) == (1, [])
+
+
+def test_of_what_ended_so_much_is_kept_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest are deleted first."""
+    monkeypatch.setattr(module, "ENDED_MAX", 2)
+    alerts = Alerts()
+    for number in range(4):
+        alerts.judge(f"SKU|{number}", SHORT, number)
+        alerts.judge(f"SKU|{number}", FINE, number)
+        for owed in alerts.owed():
+            alerts.told(owed)
+    alerts.flush()
+    alerts.advance(5)
+    assert [key for key, packed in alerts.flush() if packed is None] == [
+        f"{ALERT_PREFIX}SKU|{number}|shortage" for number in (0, 1)
+    ]
 
 
 def test_a_late_word_about_another_alert_changes_nothing() -> None:
