@@ -136,6 +136,7 @@ class KeepBalances(StatefulBatchLogic[Arrival, Changes, None]):
             return Changes(self._epoch, 1, tuple(Letter(r.message, r.refusal, _SETTINGS) for r in arrival.refused))
         assert isinstance(arrival, CaughtUp)
         self._caught_up = True
+        self._ledger.catching_up = False
         self._ledger.advance(self._context.wall_us())
         return Changes(self._epoch, 1, caught_up=True)
 
@@ -148,6 +149,7 @@ class KeepBalances(StatefulBatchLogic[Arrival, Changes, None]):
         self._ledger.restore(restored.records, restored.rewrite, self._context.wall_us())
         for topic, start in enumerate(opened.starts):
             self._ledger.passed(topic, start)
+        self._ledger.catching_up = True
         self._partition, self._epoch, self._caught_up = restored.partition, restored.epoch, False
         return Changes(restored.epoch, 1, opened=(restored, self._ledger))
 

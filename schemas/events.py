@@ -12,7 +12,7 @@ import msgspec
 from schemas.topics import KEYED_INPUTS, ORDER_RESERVATIONS, POS_SALES, STOCK_ITEMS, STOCK_SETTINGS, WMS_MOVEMENTS
 from stock import events
 from stock.effects import SUPPORTED
-from stock.events import ID_LENGTH_MAX, Message
+from stock.events import ANYWHERE, ID_LENGTH_MAX, Message
 from stock.times import SECOND_US, micros, moment
 
 EVENT_BYTES_MAX = 65_536  # A fact is a few hundred bytes; a larger one is a mistake, and would slow everything else.
@@ -183,8 +183,10 @@ def decode_setting(key: bytes | None, value: bytes, timestamp_us: int | None = N
             return _bad_id(name, text)
     if timestamp_us is not None and micros(setting.occurred_at) > timestamp_us + FUTURE_TOLERANCE_US:
         return Refusal("in_future", f"occurred_at {setting.occurred_at.isoformat()} is after the record's timestamp")
-    if isinstance(setting, events.LocationSet | events.SourceAlive) and not _NAME.fullmatch(setting.location):
-        return _bad_name("location", setting.location)
+    if isinstance(setting, events.LocationSet | events.SourceAlive):
+        refusal = check_names("-", setting.location)
+        if refusal is not None:
+            return refusal
     if isinstance(setting, events.PolicySet | events.PolicyRemoved) and not _is_id(setting.policy):
         return _bad_id("policy", setting.policy)
     if isinstance(setting, events.PolicySet):
@@ -209,12 +211,14 @@ def setting_key(setting: Message) -> str:
 def check_names(sku: str, location: str | None) -> Refusal | None:
     """Why a SKU or location may not be used as a key, or None; asked once per new key or, without location, item."""
     for name, text in (("sku", sku), ("location", location)):
-        if text is not None and not _NAME.fullmatch(text):
+        if text is not None and (not _NAME.fullmatch(text) or (name == "location" and text == ANYWHERE)):
             return _bad_name(name, text)
     return None
 
 
 def _bad_name(name: str, text: str) -> Refusal:
+    if text == ANYWHERE:
+        return Refusal("bad_field", f"{name} {text!r} is no location: only a request may name it, to have one chosen")
     return Refusal("bad_field", f"{name} {text[:140]!r} is not 1-128 characters without | or controls")
 
 
@@ -261,7 +265,7 @@ def _check_more(event: Any, kind: type, timestamp_us: int) -> Refusal | None:
         return Refusal("bad_field", "from and to are the same state")
     if kind is events.PosVoid and micros(event.voided_at) > timestamp_us + FUTURE_TOLERANCE_US:
         return Refusal("in_future", f"voided_at {event.voided_at.isoformat()} is after the record's timestamp")
-    if kind is events.TransferShipped and not _NAME.fullmatch(event.to_location):
+    if kind is events.TransferShipped and (not _NAME.fullmatch(event.to_location) or event.to_location == ANYWHERE):
         return _bad_name("to_location", event.to_location)
     for name in _NAMED[kind]:
         text = getattr(event, name)

@@ -40,6 +40,7 @@ from stock.alerts import ALERT_PREFIX, Owed, parts_of
 from stock.availability import DELISTED, LOW_STOCK, STATUSES, View, is_urgent
 from stock.balance import Balance
 from stock.balance import Cause as CauseValues
+from stock.echoes import is_echo_key
 from stock.ledger import Ledger
 from stock.verdicts import Decision, is_verdict_key, verdict_key
 
@@ -225,18 +226,21 @@ class _Cut:
 def in_stages(records: Iterable[tuple[str, bytes | None]]) -> deque[StateRecords]:
     """A flush in the stages in which it must reach the log, each only once all of the one before it is acknowledged.
 
-    Ids, movements, decisions and alerts first, then what they happened to, the totals last: a count that is in the
-    state is not looked at again. The order of sending alone is no order of landing: a client goes on with later records
-    after one has failed.
+    Ids, movements, echoes, decisions and alerts first, then what they happened to, the totals last: what is in a
+    balance is not told to an echo or compared with a count again. The order of sending alone is no order of landing: a
+    client goes on with later records after one has failed.
     """
     stages: tuple[StateRecords, StateRecords, StateRecords] = ([], [], [])
     for key, value in records:
         if key == OUTCOMES_KEY:
             stages[2].append((key, value))
         else:
-            first = value is not None and (key.startswith((JOURNAL_PREFIX, ALERT_PREFIX)) or is_verdict_key(key))
-            stages[not first].append((key, value))
+            stages[value is None or not _comes_first(key)].append((key, value))
     return deque(stage for stage in stages if stage)
+
+
+def _comes_first(key: str) -> bool:
+    return key.startswith((JOURNAL_PREFIX, ALERT_PREFIX)) or is_verdict_key(key) or is_echo_key(key)
 
 
 @dataclass
@@ -520,6 +524,7 @@ class Outlet:
             sweep.keys = self.ledger.keys()
         at, looked = sweep.at, 0
         alerts, with_reorder_point = self.ledger.alerts.at, self.ledger.policies.with_reorder_point
+        with_network_stock = self.ledger.policies.with_network_safety_stock
         upto = min(len(sweep.keys), at + PASS_KEYS)
         while at < upto and looked < SWEEP_KEYS:
             key = sweep.keys[at]
@@ -539,8 +544,9 @@ class Outlet:
             if sweep.skus is not None or sweep.all_keys:
                 if self.ledger.network.is_first(sku, key):
                     looked += self.network.look_at(sku, cause) - 1  # rules about no location are a network's as well
-            elif sku not in sweep.networks and self.network.has_channels(sku):
-                sweep.networks.add(sku)  # a channel may see of a location what its own record does not tell
+            elif sku not in sweep.networks and (with_network_stock or self.network.has_channels(sku)):
+                # A channel, and a sum of raw stock, may see of a location what its own record does not tell.
+                sweep.networks.add(sku)
                 looked += self.network.look_at(sku, cause)
             seen, told = self.ledger.peek(key)
             if digest_of(seen) != told:

@@ -164,6 +164,7 @@ class Publisher:
         self._client_config: dict[str, Any] = dict(client_config)
         self._admin = AdminClient(self._client_config)
         self._checked_at = 0.0
+        self._swept = -1  # the partition of which keys were looked at last
         self._check: tuple[dict[TopicPartition, Future[Any]], dict[tuple[str, int], int]] | None = None
 
     # What the flow calls
@@ -260,14 +261,15 @@ class Publisher:
     def _sweep(self, now: float, now_us: int) -> None:
         """Look at some more keys after rules changed, partition by partition, for as long as events hardly notice."""
         until = now + SWEEP_S
-        for outlet in list(self.outlets.values()):
-            portions = 0
+        for partition in sorted(self.outlets, key=lambda at: (at <= self._swept, at)):
+            outlet, portions = self.outlets[partition], 0
             while self.has_room and portions < SWEEP_PORTIONS and outlet.sweep():
                 outlet.publish(now, now_us)
                 portions += 1
                 if self._clock() >= until:
-                    return
+                    break
             if portions:
+                self._swept = partition
                 return
 
     @property

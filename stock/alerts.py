@@ -133,10 +133,10 @@ def conditions(
 class Alerts:
     """The alerts of one partition that are open or still owed; not thread-safe.
 
-    While a closed one is still owed no other of its name opens. One that ended stays in the state for a while: a deletion
-    carries no generation, so a fenced writer's late one must not find a successor in its place. `at` says which names a
-    key has, `about` which a state key of a hold, order line or transfer has, `places` which a location has that nobody
-    described.
+    While a closed one is still owed no other of its name opens. One that ended stays in the state for a while: a
+    deletion carries no generation, so a fenced writer's late one must not find a successor in its place. `at` says
+    which names a key has, `about` which a state key of a hold, order line or transfer has, `places` which a location
+    has that nobody described.
     """
 
     def __init__(self) -> None:
@@ -230,10 +230,10 @@ class Alerts:
         self._dirty[name] = None
         self.open_by_kind[parts_of(name).kind] -= 1
 
-    def close_all(self, key: str, kind: Kind, at_us: int) -> None:
-        """Close every alert of a kind about `sku|location`, whatever it refers to."""
+    def close_all(self, key: str, kind: Kind, at_us: int, but: str = "") -> None:
+        """Close every alert of a kind about `sku|location`, whatever it refers to, but for one by its name."""
         for name in list(self.at.get(key, ())):
-            if parts_of(name).kind == kind:
+            if name != but and parts_of(name).kind == kind:
                 self.close(name, at_us)
 
     # What readers are told

@@ -28,8 +28,8 @@ class Balance(Struct, array_like=True, gc=False):
     """The durable facts of one balance. Units may be negative; they are never silently set to 0.
 
     `applied`: per keyed input the highest offset that has had its effect (or was found to have none). `moved_us`: time
-    of the newest movement; `dropped_us`: of the newest one the log no longer holds. `digest`: of the record last
-    acknowledged as published, 0 if none was; `published`: its statuses, packed (`View.statuses`).
+    of the newest movement of units or states; `dropped_us`: of the newest one the log no longer holds. `digest`: of the
+    record last acknowledged as published, 0 if none was; `published`: its statuses, packed (`View.statuses`).
     """
 
     # Stored. Changing these needs a migration.
@@ -210,8 +210,7 @@ def apply_count(
     balance.flags |= HAS_BASELINE
     if balance.count is not None and count < balance.count:
         return "older"
-    moved = count[0] <= balance.moved_us or (changed is not None and any(balance.counters))
-    if moved and count[0] <= max(balance.dropped_us, forgotten_us):
+    if count[0] <= balance.moved_us and count[0] <= max(balance.dropped_us, forgotten_us):
         return "beyond_log"
     balance.count = count
     balance.net = None if changed is None else counters_at(balance, changed, count[0])

@@ -117,7 +117,7 @@ class Commitments:
         self.suspects: dict[str, None] = {}
         self._thresholds = thresholds or Thresholds()
         self._net_us = net_us
-        self._lines: dict[str, list[str]] = {}  # state keys of the order lines, by SKU
+        self._lines: dict[str, dict[str, None]] = {}  # state keys of the order lines, by SKU
         self._then: dict[str, int] = {}  # units allocated when a net count was taken, by `sku|location`
         self._topics = topics
         self._orders: dict[str, Hold | OrderLine] = {}
@@ -324,10 +324,12 @@ class Commitments:
         sku = key.partition("|")[0]
         self._orders[key] = order
         self._per_sku[sku] = self._per_sku.get(sku, 0) + 1
-        heappush(self._timers, (min(order.last_us(), self.clock_us) + CLOSED_HORIZON_US, _FORGET, key))
+        # Not before an hour is over: its facts may be told late, or by slow clocks.
+        due_us = max(order.last_us() + CLOSED_HORIZON_US, self.clock_us + HOUR_US)
+        heappush(self._timers, (min(due_us, self.clock_us + CLOSED_HORIZON_US), _FORGET, key))
         self._doubt(key)
         if isinstance(order, OrderLine):
-            self._lines.setdefault(sku, []).append(key)
+            self._lines.setdefault(sku, {})[key] = None
             self._bind(sku, dict(order.left()))
             self._bind_line_for(sku, order.channels, order.left(), 1)
             return
@@ -383,7 +385,7 @@ class Commitments:
         self._orders[key] = order
         self._per_sku[sku] = self._per_sku.get(sku, 0) + 1
         if isinstance(order, OrderLine):
-            self._lines.setdefault(sku, []).append(key)
+            self._lines.setdefault(sku, {})[key] = None
         heappush(self._timers, (max(first.time_us, self.clock_us) + CLOSED_HORIZON_US, _FORGET, key))
 
     def _doubt(self, key: str) -> None:
@@ -462,7 +464,7 @@ class Commitments:
         self._dirty[key] = None
         self.suspects[key] = None
         if isinstance(order, OrderLine):
-            self._lines[sku].remove(key)
+            del self._lines[sku][key]
             if not self._lines[sku]:
                 del self._lines[sku]
         self._per_sku[sku] -= 1

@@ -22,13 +22,14 @@ from stock.times import HOUR_US
 
 WINDOW_US = 24 * HOUR_US  # After the newest fact of a group: then topics that told unequal sums contradict each other.
 KEPT_US = 48 * HOUR_US  # After the newest fact: how long a group still takes what is told late.
+GROUPS_MAX = 200_000  # Groups remembered per partition; under 400 bytes each.
 ECHO_FACTS_MAX = 1_024  # Facts of one group; more is a client that gives everything the same echo.
 
 # The facts that may be told by two systems; a void of a return has no echo.
 ECHOED = frozenset({e.PosSale, e.PosVoid, e.WmsShipment, e.WmsShipmentVoided, e.OrderFulfilled})
 
 _ECHO = "|\x1fecho\x1f"  # Stored.
-_JUDGE, _FORGET = 0, 1
+_JUDGE, _FORGET, _JUDGE_AGAIN = 0, 1, 2
 
 Move = tuple[int, int]  # time in microseconds, signed change of on_hand
 _STATES = ("sellable", *UNAVAILABLE)  # Stored by position.
@@ -180,7 +181,7 @@ class Echoes:
         if not facts:
             return self._begin(key, new, clock_us)
         if max(one.time_us for one in facts) + WINDOW_US <= clock_us:
-            heappush(self._timers, (max(new.time_us, clock_us) + WINDOW_US, _JUDGE, key))
+            heappush(self._timers, (clock_us, _JUDGE_AGAIN, key))
         before_moves, before_states = moves(facts), state_moves(facts)
         facts.append(new)
         self._groups[key] = _encoder.encode(facts)
@@ -190,7 +191,12 @@ class Echoes:
         return list(changed.items()), [(at, state, units) for (at, state), units in states.items()]
 
     def _begin(self, key: str, new: Told, clock_us: int) -> tuple[list[Move], StateMoves]:
-        """Let a fact be the first of its group: it does what it says."""
+        """Let a fact be the first of its group: it does what it says. The oldest group makes room if there are many."""
+        if len(self._groups) >= GROUPS_MAX:
+            oldest = next(iter(self._groups))
+            self.forgotten_us = max(self.forgotten_us, max(told.time_us for told in self.facts(oldest)))
+            del self._groups[oldest]
+            self._dirty[oldest] = None
         heappush(self._timers, (max(new.time_us, clock_us) + WINDOW_US, _JUDGE, key))
         self._groups[key] = _encoder.encode([new])
         self._dirty[key] = None
@@ -213,8 +219,10 @@ class Echoes:
             if not facts:
                 continue
             newest_us = min(max(told.time_us for told in facts), now_us)
-            due_us = newest_us + (WINDOW_US if kind == _JUDGE else KEPT_US)
-            if due_us > now_us:
+            due_us = newest_us + (KEPT_US if kind == _FORGET else WINDOW_US)
+            if kind == _JUDGE_AGAIN:
+                yield Contradiction(balance_of(key), echo_in(key), contradiction(facts), now_us)
+            elif due_us > now_us:
                 heappush(self._timers, (due_us, kind, key))
             elif kind == _JUDGE:
                 heappush(self._timers, (newest_us + KEPT_US, _FORGET, key))
@@ -244,7 +252,10 @@ class Echoes:
             return []
         self._groups[key] = _encoder.encode(facts)
         newest_us = max(told.time_us for told in facts)
-        heappush(self._timers, (min(newest_us, clock_us) + WINDOW_US, _JUDGE, key))
+        due_us = min(newest_us, clock_us) + WINDOW_US
+        heappush(self._timers, (due_us, _JUDGE, key))
+        if due_us <= clock_us:  # it may have been judged before
+            heappush(self._timers, (clock_us, _JUDGE_AGAIN, key))
         return facts
 
     def rewrite(self, key: str) -> None:

@@ -12,6 +12,7 @@ from typing import Annotated, Literal, get_args
 from msgspec import Meta, Struct
 
 UNITS_MAX = 1_000_000_000  # Above any real stock; keeps every sum far inside 64 bits.
+ANYWHERE = "*"  # As the location of a request: one is chosen. So no location has this name.
 ID_LENGTH_MAX = 256  # Ids are kept for the dedup horizon, so their size is bounded.
 CHANNEL_LENGTH_MAX = 128  # Of a channel that a policy names, as of a SKU: it is part of a key.
 

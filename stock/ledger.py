@@ -54,6 +54,7 @@ from stock.echoes import (
 )
 from stock.effects import BASELINES, DIRECTIONS, Effect, channel_of, effect_of, promise_of
 from stock.events import (
+    ANYWHERE,
     InboundExpected,
     ItemSet,
     OrderAllocated,
@@ -195,6 +196,7 @@ class Ledger:
         self._places: dict[str, str] = {}  # every location of any balance, with the first SKU there
         self._places_judged = (-1, 0)  # as of which revision of the rules, and how many
         self.alerts = Alerts()
+        self.catching_up = False  # then topics are read one far ahead of another, and no count can be compared
         self.counted_units = [0, 0]  # sums over counts that were applied: units expected, units off
         self.network = Network(
             self._look_in,
@@ -774,7 +776,7 @@ class Ledger:
         if place in self._over_limit:
             raise _limit_reached(sku)
         if known is None:
-            self._admit(sku, event.location)
+            self._admit(sku, None if event.location == ANYWHERE else event.location)
         if offset < self._durable[topic]:
             totals.positions[topic] = offset + 1
             if known is not None:
@@ -876,23 +878,25 @@ class Ledger:
             return ABSORBED
         self._counted(key, effect.time_us)
         self.alerts.close_all(key, "count_too_old", at_us)
-        if expected is not None:
+        if expected is not None and not self.catching_up:
             self._compare(key, expected, effect.counted + self._left_out(key, balance), count, at_us)
         return APPLIED
 
     def _compare(self, key: str, expected: int, counted: int, count: Count, at_us: int) -> None:
-        """Sum up how exact stock is, and open or close the alert of a count that is too far from what was expected."""
+        """Sum up how exact stock is; the newest count of a key has an alert if it is too far from what was expected."""
         off = counted - expected
         self.counted_units[0] += max(0, expected)
         self.counted_units[1] += abs(off)
+        _, source, id = count
+        reference = f"count/{len(source)}/{source}{id}"
         if self.thresholds.allows(expected, counted):
             self.alerts.close_all(key, "count_variance", at_us)
             return
-        _, source, id = count
+        self.alerts.close_all(key, "count_variance", at_us, but=name_of(key, "count_variance", reference))
         accuracy = max(0.0, 1 - abs(off) / expected) if expected > 0 else 0.0
         named = {"count": id, "source": source, "expected": str(expected), "counted": str(counted)}
         named["accuracy"] = f"{accuracy:.4f}"
-        self.alerts.open(key, "count_variance", off, at_us, f"count/{len(source)}/{source}{id}", named)
+        self.alerts.open(key, "count_variance", off, at_us, reference, named)
 
     def _left_out(self, key: str, balance: Balance) -> int:
         """What the count that stands left out, and what is on hand beside it; 0 if it is gross or there is none."""
@@ -914,6 +918,7 @@ class Ledger:
     def _move_state(self, key: str, balance: Balance, time_us: int, state: str, units: int) -> None:
         """Move the counter of an unavailable state, and what a net count left out if it happened before that."""
         balance.move_state(state, units)
+        balance.moved_us = max(balance.moved_us, time_us)  # a net count must know what came after it
         if balance.net is not None and balance.count is not None and time_us < balance.count[0]:
             then = dict(zip(UNAVAILABLE, balance.net, strict=True))
             then[state] += units

@@ -274,6 +274,8 @@ class OrderLine(Struct, gc=False, array_like=True):
 
     def left_before(self, time_us: int) -> dict[str, int]:
         """Units that were allocated per location just before a time, as far back as facts are kept one by one."""
+        if self.last_us() < time_us:
+            return self.left()
         cells = self._folded([f for f in self.facts if f.time_us < time_us], _copied(self.sums))
         return {location: cell[0] for location, cell in cells.items()}
 

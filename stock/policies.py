@@ -65,6 +65,7 @@ class Policies:
         self._per_sku: dict[str, int] = {}  # how many policies name the SKU
         self._with_exit = 0
         self._with_reorder_point = 0
+        self._with_network_safety_stock = 0
         self._with_item = 0
         self._alive: dict[_Feed, int] = {}  # until when a feed promises to be complete
         self._expected: dict[_Feed, int] = {}  # when feeds are looked at
@@ -89,6 +90,11 @@ class Policies:
     def with_reorder_point(self) -> bool:
         """Whether there is a reorder point anywhere."""
         return self._with_reorder_point > 0
+
+    @property
+    def with_network_safety_stock(self) -> bool:
+        """Whether any policy in force gives a network a safety stock of its own."""
+        return self._with_network_safety_stock > 0
 
     @property
     def describes_locations(self) -> bool:
@@ -326,6 +332,8 @@ class Policies:
             self._with_exit += change
         if policy.values.reorder_point is not None:
             self._with_reorder_point += change
+        if policy.values.network_safety_stock is not None:
+            self._with_network_safety_stock += change
         if scope.category is not None or scope.brand is not None:
             self._with_item += change
         shape = tuple(value is not None for value in _place(scope))

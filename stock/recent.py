@@ -152,9 +152,9 @@ class Recent:
             if len(rows) < len(chunk.rows):
                 self._rewrite.add(chunk.number)
                 chunk.rows = rows
-            if rows:
-                self._keep(chunk)
-                self.newest_us = [max(pair) for pair in zip(self.newest_us, chunk.newest_us, strict=True)]
+            # An empty one, too: a record lands before the balances that have the facts again, a deletion might not.
+            self._keep(chunk)
+            self.newest_us = [max(pair) for pair in zip(self.newest_us, chunk.newest_us, strict=True)]
 
     def _take_number(self) -> int:
         self._next_number += 1

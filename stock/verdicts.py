@@ -16,7 +16,7 @@ import xxhash
 from msgspec import Struct, structs
 
 from stock.availability import View
-from stock.events import Coordinates, Lifecycle, LocationSet, Mode, ReservationRequested
+from stock.events import ANYWHERE, Coordinates, Lifecycle, LocationSet, Mode, ReservationRequested
 from stock.terms import NetworkTerms
 from stock.times import micros
 
@@ -209,7 +209,7 @@ def decide(
         order: names of `CRITERIA`.
     """
     wanted = request.units
-    anywhere = request.location == "*"
+    anywhere = request.location == ANYWHERE
     candidates = [offer for offer in offers if anywhere or offer.location == request.location]
     able = [offer for offer in candidates if offer.most >= wanted or (request.partial and offer.most > 0)]
     criteria = [CRITERIA[name] for name in order]
@@ -295,7 +295,7 @@ def _covered_at(offer: Offer, missing: int) -> int | None:
 def _alternatives(request: ReservationRequested, offers: list[Offer], chosen: Offer | None) -> tuple[Alternative, ...]:
     """Other locations in this mode, nearest first; then the other mode at the same place; then what is on its way."""
     there = chosen.location if chosen is not None else request.location
-    anywhere = request.location == "*"
+    anywhere = request.location == ANYWHERE
     others = [offer for offer in offers if offer.free and (anywhere or offer.location != there)]
     others.sort(key=lambda offer: (offer.km, -(offer.free or 0), offer.location))
     found = [Alternative(offer.location, request.mode, offer.free or 0) for offer in others[:ALTERNATIVES_MAX]]

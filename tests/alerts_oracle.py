@@ -308,10 +308,11 @@ def of_echoes(sku: str, facts: list[StockFact], now: datetime, wanted: Wanted) -
     for (location, echo), group in by_echo(facts).items():
         topics = {topic_of(fact).name for fact in group}
         told = {left_by([fact for fact in group if topic_of(fact).name == topic]) for topic in topics}
-        age = now - max(effective_at(fact) for fact in group)
-        if len(told) > 1 and timedelta(hours=24) <= age:
+        times = [effective_at(fact) for fact in group]
+        if len(told) > 1 and timedelta(hours=24) <= now - min(times):
             name = ("unmatched_echo", sku, location, echo)
-            (wanted.must if age < timedelta(hours=48) else wanted.may).add(name)
+            surely = timedelta(hours=24) <= now - max(times) and now - max(times) < timedelta(hours=48)
+            (wanted.must if surely else wanted.may).add(name)
 
 
 # Counts
@@ -348,7 +349,7 @@ def of_counts(sku: str, facts: list[StockFact], limits: Limits, wanted: Wanted) 
                 elif beyond != possible:
                     must, may = set(), must | may | {name}
                 else:
-                    must.add(name)
+                    must, may = {name}, set()
                     wanted.told.add(name)
             newest = count
         wanted.must |= must

@@ -18,7 +18,7 @@ from schemas.events import ItemRemoved, Refusal, decode, decode_item, decode_set
 from schemas.records import encode, micros, moment, split_availability_key
 from schemas.topics import KEYED_INPUTS, STOCK_ITEMS
 from sinks.network_lane import network_record_of
-from sinks.outlet import digest_of, record_of, verdict_of
+from sinks.outlet import digest_of, in_stages, record_of, verdict_of
 from stock import recent
 from stock.events import ItemSet, LocationSet, PolicyRemoved, PolicySet, SourceAlive, StockFact
 from stock.ledger import OUTCOMES, Ledger
@@ -130,6 +130,23 @@ class Partition:
         """
         records = self.ledger.flush()
         self._write(records[: kept(len(records))])
+        self._take_over(rewritten)
+
+    def crash_in_a_stage(self, whole: Callable[[int], int], landed: Callable[[], bool]) -> None:
+        """Lose the process while a stage of a cut is under way: of that, any part may be durable.
+
+        Args:
+            whole: from the number of stages to how many of them are durable as a whole.
+            landed: whether one record of the next stage is durable.
+        """
+        stages = list(in_stages(self.ledger.flush()))
+        upto = whole(len(stages))
+        for stage in stages[:upto]:
+            self._write(stage)
+        self._write([record for stage in stages[upto : upto + 1] for record in stage if landed()])
+        self._take_over(lambda _: [])
+
+    def _take_over(self, rewritten: Callable[[list[str]], list[str]]) -> None:
         self.ledger = Ledger(self.policies)
         self.ledger.restore(dict(self.state), rewritten(sorted(self.state)), self.now_us)
         self.next = list(self.complete[0])
@@ -366,6 +383,24 @@ def test_any_interleaving_with_crashes_ends_with_what_the_oracle_says(
             )
         if chance.random() < 0.02 and partition.replayed:
             assert partition.problems() == [], f"seed {seed}"
+    assert partition.finish() == [], f"seed {seed}"
+
+
+@pytest.mark.parametrize("seed", range(150))
+def test_whatever_part_of_a_stage_lands_the_truth_is_found_again(seed: int) -> None:
+    """Records of one stage land in any order: a client goes on with later ones after one has failed."""
+    story, chance = Storyteller(SeededChoice(50_000 + seed), WORLD), random.Random(seed)
+    partition = Partition()
+    for _ in range(200):
+        partition.tell(story.next())
+        while partition.unread() and chance.random() < 0.6:
+            partition.consume(chance.choice(partition.unread()))
+        if chance.random() < 0.05:
+            partition.flush()
+        if chance.random() < 0.05:
+            partition.commit(chance.randrange(len(partition.complete)))
+        if chance.random() < 0.1:
+            partition.crash_in_a_stage(lambda stages: chance.randint(0, stages), lambda: chance.random() < 0.5)
     assert partition.finish() == [], f"seed {seed}"
 
 

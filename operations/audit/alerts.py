@@ -171,7 +171,10 @@ def legal_alerts(
 
 
 def _of_echoes(first: pl.DataFrame, moment: Moment, legal: Legal) -> None:
-    """Topics that told unequal sums of the same units, from a day after the newest of them until another day later."""
+    """Topics that told unequal sums of the same units, from a day after the newest of them until another day later.
+
+    What is told when that day is over is judged at once, which nobody can tell from the times of the facts.
+    """
     group = [*KEY, "echo"]
     told = (
         first.filter(pl.col("echo").is_not_null())
@@ -183,7 +186,7 @@ def _of_echoes(first: pl.DataFrame, moment: Moment, legal: Legal) -> None:
     )
     for sku, location, echo, _, newest, oldest in told.iter_rows():
         due_us, gone_us = newest + DAY_US, newest + 2 * DAY_US
-        if due_us <= moment.latest_us and moment.earliest_us < gone_us + FORGET_US_MAX:
+        if oldest + DAY_US <= moment.latest_us and moment.earliest_us < gone_us + FORGET_US_MAX:
             surely = due_us <= moment.earliest_us and moment.latest_us < gone_us and newest - oldest < DAY_US
             legal.add(("unmatched_echo", sku, location, echo), surely)
 

@@ -123,10 +123,9 @@ def judge_fact(record: LogRecord, partitions: int) -> Judged:
     assert isinstance(decoded, events.StockFact)
     refusal = (
         _bad_name(decoded.sku, "sku")
-        or _bad_name(decoded.location, "location")
+        or _bad_location(decoded)
         or _bad_common(decoded, record.timestamp_ms)
         or _bad_units(decoded)
-        or (_bad_name(decoded.to_location, "to_location") if isinstance(decoded, events.TransferShipped) else None)
         or _unsupported_fact(decoded)
     )
     if refusal is None and topics.partition_of(decoded.sku, partitions) != record.partition:
@@ -177,7 +176,7 @@ def judge_setting(record: LogRecord) -> Judged:
     assert isinstance(decoded, events.Message)
     refusal = _bad_common(decoded, record.timestamp_ms)
     if refusal is None and isinstance(decoded, events.LocationSet | events.SourceAlive):
-        refusal = _bad_name(decoded.location, "location")
+        refusal = "location says anywhere" if decoded.location == "*" else _bad_name(decoded.location, "location")
     channel = decoded.scope.channel if isinstance(decoded, events.PolicySet) else None
     if refusal is None and channel is not None:
         refusal = "a channel called *" if channel == "*" else _bad_name(channel, "channel")
@@ -280,6 +279,16 @@ def _bad_name(name: str, field: str) -> str | None:
     if "|" in name or name[0] == " " or name[-1] == " " or _CONTROL.search(name):
         return f"{field} has a bar, a control character or an outer blank"
     return None
+
+
+def _bad_location(fact: events.StockFact) -> str | None:
+    """The locations that a fact names; a request alone may leave it open."""
+    if fact.location == "*":
+        return None if isinstance(fact, events.ReservationRequested) else "location says anywhere"
+    to = fact.to_location if isinstance(fact, events.TransferShipped) else None
+    if to == "*":
+        return "to_location says anywhere"
+    return _bad_name(fact.location, "location") or (None if to is None else _bad_name(to, "to_location"))
 
 
 def _bad_common(message: events.Message, timestamp_ms: int) -> str | None:

@@ -52,7 +52,7 @@ COMMITS = (
         "section 7: cut stages",
         "A balance reaches the log although the journal that it rests on has failed.",
         (OUTLET, "stages[2].append((key, value))", "stages[0].append((key, value))"),
-        (OUTLET, "stages[not first].append", "stages[0].append"),
+        (OUTLET, "stages[value is None or not _comes_first(key)].append", "stages[0].append"),
     ),
     bug(
         "commit_with_an_open_gap",

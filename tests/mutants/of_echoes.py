@@ -62,6 +62,13 @@ ECHOES = (
         caught_by=ECHO_TESTS,
     ),
     bug(
+        "groups_land_beside_their_balance",
+        "rules: echo",
+        "A cut whose stage lands in part keeps a balance and loses what it has taken in.",
+        ("sinks/outlet.py", " or is_echo_key(key)\n", "\n"),
+        caught_by="tests/test_ledger_against_oracle.py",
+    ),
+    bug(
         "a_late_count_does_not_know_groups",
         "rules: echo",
         "After a restart a late count takes what was told in groups for nothing.",

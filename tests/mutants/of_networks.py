@@ -154,10 +154,32 @@ NETWORKS = (
         caught_by="tests/sinks/test_network_lane.py",
     ),
     bug(
+        "sums_of_raw_stock_do_not_hear_of_modes",
+        "network: rules at a location",
+        "A mode turns on where nothing can be sold, and the network that counts raw stock does not hear of it.",
+        (
+            OUTLET,
+            "(with_network_stock or self.network.has_channels(sku))",
+            "self.network.has_channels(sku)",
+        ),
+        caught_by="tests/sinks/test_network_lane.py",
+    ),
+    bug(
+        "a_partition_is_never_looked_at",
+        "rules: changes",
+        "While rules keep changing, only the first partition hears of them.",
+        (PUBLISHER, "sorted(self.outlets, key=lambda at: (at <= self._swept, at))", "sorted(self.outlets)"),
+        caught_by="tests/sinks/test_sweeps.py",
+    ),
+    bug(
         "locations_do_not_tell_channels",
         "network: rules of channels at a location",
         "A location moves to another region, and only a channel minds; nobody looks at it.",
-        (OUTLET, "elif sku not in sweep.networks and self.network.has_channels(sku):", "elif False:"),
+        (
+            OUTLET,
+            "elif sku not in sweep.networks and (with_network_stock or self.network.has_channels(sku)):",
+            "elif False:",
+        ),
         caught_by="tests/sinks/test_network_lane.py",
     ),
     bug(

@@ -329,7 +329,7 @@ STATE = (
         "decision_lands_beside_its_hold",
         "section 7: verdicts are promises",
         "The hold is durable and its decision is not: the replay decides once more, against itself.",
-        (OUTLET, " or is_verdict_key(key))", ")"),
+        (OUTLET, " or is_verdict_key(key) or", " or"),
     ),
     bug(
         "replayed_request_is_not_answered",

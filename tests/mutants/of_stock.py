@@ -84,7 +84,7 @@ STOCK = (
         "count_beyond_the_log_is_applied",
         "rules: count barrier",
         "A count so late that movements after it are forgotten is applied without them.",
-        (BALANCE, "    if moved and count[0] <=", "    if False and count[0] <="),
+        (BALANCE, "    if count[0] <= balance.moved_us and count[0] <=", "    if False and count[0] <="),
         caught_by="tests/stock/test_balance.py",
     ),
     bug(

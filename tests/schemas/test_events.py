@@ -250,7 +250,6 @@ NAMES = [
     case("a null character", "a\x00b", False),
     case("a C1 control", "a\x85b", False),
     case("a blank inside", "a b", True),
-    case("a star", "*", True),
     case("an emoji", "👟", True),
 ]
 
@@ -263,6 +262,18 @@ def test_names_of_skus_and_locations_are_checked(name: str, good: bool) -> None:
     for found, field in ((check_names(name, "L"), "sku"), (check_names("S", name), "location")):
         if found is not None:
             assert (found.reason, found.detail.split()[0]) == ("bad_field", field)
+
+
+def test_anywhere_is_no_location() -> None:
+    """A request may leave the choice open with a star; nothing can lie there. A SKU may be called so."""
+    assert check_names("*", None) is None
+    refused = check_names("S", "*")
+    assert refused is not None
+    assert "only a request" in refused.detail
+    transfer = wire(SHIPPED, to_location="*")
+    found = decode(WMS, transfer, NOW_US)
+    assert isinstance(found, Refusal)
+    assert found.detail.startswith("to_location")
 
 
 @pytest.mark.parametrize("seconds", [0, 1, 59, 299, 300])

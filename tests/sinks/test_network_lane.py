@@ -436,3 +436,23 @@ class _Nowhere:
 
     def offset(self) -> None:
         return None
+
+
+def test_a_mode_that_turns_on_where_the_record_stays_the_same_is_told() -> None:
+    """Raw stock of a location is part of a network with a safety stock of its own, in the modes that are on."""
+    rules_ = rules(policy("p", network_safety_stock=0), location("A"), location("B", pickup=False))
+    window = Window(Desk(Ledger(rules_)), interval_s=0)
+    counts = [fact("wms.count", 0, 10, location="A"), fact("wms.count", 0, 0, location="B")]
+    window.desk.tell(*counts, fact("reservation.created", 1, 3, location="B", reservation="R"))
+    window.serve(1)
+    window.land()
+    window.ledger.network._sums.clear()  # as after a restart
+    window.ledger.network._summed = 0
+    rules_.set_location(location("B", pickup=True))
+    window.outlet.look_again(None, "B", ("location.set", "x", "master", us(2)))
+    while window.outlet.sweep():
+        window.serve(2)
+    window.serve(3)
+    newest = window.networks()[-1]
+    assert newest is not None
+    assert newest.available_in_store == 7

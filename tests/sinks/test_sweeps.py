@@ -1,0 +1,58 @@
+"""Keys that are looked at again after rules changed: who comes first, and that everybody comes."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+from sinks.publisher import SWEEP_PORTIONS, SWEEP_S, Publisher
+
+
+class Partition:
+    """One partition's outlet as far as sweeps go: so many portions are left to look at."""
+
+    def __init__(self, portions: int) -> None:
+        self.left, self.swept = portions, 0
+
+    def sweep(self) -> bool:
+        if not self.left:
+            return False
+        self.left -= 1
+        self.swept += 1
+        return True
+
+    def publish(self, *_: object) -> None:
+        """What it found."""
+
+
+def turn(outlets: dict[int, Partition], clock: list[float], portion_s: float, swept: int) -> int:
+    """One turn of a publisher over these partitions; the partition that was swept last comes back."""
+
+    def now() -> float:
+        clock[0] += portion_s
+        return clock[0]
+
+    publisher = SimpleNamespace(outlets=outlets, has_room=True, _clock=now, _swept=swept)
+    Publisher._sweep(cast(Any, publisher), clock[0], 0)
+    found: int = publisher._swept
+    return found
+
+
+def test_rules_that_keep_changing_do_not_keep_a_partition_from_being_looked_at() -> None:
+    """One more portion for everybody in each turn, and time for a few: all come on alike."""
+    outlets, clock, swept = {number: Partition(0) for number in range(3)}, [0.0], -1
+    for _ in range(300):
+        for outlet in outlets.values():
+            outlet.left += 1
+        swept = turn(outlets, clock, SWEEP_S / 4, swept)
+    portions = [outlet.swept for outlet in outlets.values()]
+    assert max(portions) - min(portions) <= SWEEP_PORTIONS
+    assert min(portions) >= 250
+
+
+def test_a_turn_looks_no_longer_than_events_may_wait() -> None:
+    """However much is left, and even where a clock stands still."""
+    slow, fast = {0: Partition(1_000)}, {0: Partition(1_000)}
+    turn(slow, [0.0], SWEEP_S, -1)
+    turn(fast, [0.0], 0.0, -1)
+    assert (slow[0].swept, fast[0].swept) == (1, SWEEP_PORTIONS)
