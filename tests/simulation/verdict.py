@@ -143,10 +143,10 @@ def _alerts(run: Simulation) -> list[str]:
     given = promises(_answers(run))
     facts, settings = [fact for _, fact in (*run.told.facts, *run.told.items)], run.told.settings
     partitions = run.plan.partitions
-    wrong = alert_problems(told, facts, settings, seen, given, LIMITS, partitions)
+    wrong = alert_problems(told, facts, settings, seen, given, LIMITS, partitions, read_live=False)
     if wrong:  # A hold that ends in this very moment may be seen open or ended.
         earlier = seen - timedelta(seconds=1)
-        wrong = alert_problems(told, facts, settings, earlier, given, LIMITS, partitions) and wrong
+        wrong = alert_problems(told, facts, settings, earlier, given, LIMITS, partitions, read_live=False) and wrong
     return wrong
 
 
