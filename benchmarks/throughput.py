@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median as middle
 
+from confluent_kafka.admin import AdminClient
 from rich.console import Console
 from rich.table import Table
 
@@ -36,6 +37,7 @@ from benchmarks.rig import (
     drop_topics,
     empty_redis,
     make_topics,
+    records_on,
     servers,
     wait_for_calm,
 )
@@ -54,7 +56,7 @@ class Result:
 
     CPU is microseconds per event: of all threads, of the first one alone, which runs the loop, and of broker and
     Redis; `others` is the share of the machine that anything else took meanwhile. `records` are on the availability
-    topic, `state_records` on the state topic, both without those of the openings.
+    topic, `state_records` on the state topic, both without those of the openings; `resident_mb` is at the turn's end.
     """
 
     program: str
@@ -69,6 +71,7 @@ class Result:
     records: int
     record_bytes: int
     state_records: int = 0
+    resident_mb: float = 0.0
 
 
 def run_floor(
@@ -76,12 +79,13 @@ def run_floor(
 ) -> Result:
     """One turn of the floor on the events that wait behind a prefix."""
     empty_redis(where)
-    openings = workload.expected.keys
+    openings = workload.expected.keys + shape.warm_up
     loader = _loaded(where, prefix, workload)
     program = FloorRun(where, prefix, shape.partitions, openings, shape.events, linger_ms, conflates)
     try:
         program.heard("ready")
         wait_for_calm(calm_s)
+        before = records_on(AdminClient({"bootstrap.servers": where.bootstrap}), prefix + FLOOR_TOPIC, shape.partitions)
         clock = CpuClock(program.pid, where)
         begin = loader.release()
         seconds = program.heard("done")["done"] - begin
@@ -93,7 +97,10 @@ def run_floor(
     rate = shape.events / seconds
     name = CONFLATING if conflates else FLOOR
     cpu = clock.us_per(shape.events)
-    return Result(name, shape.events, seconds, rate, rate, *cpu, clock.others, records - openings, size)
+    memory = clock.resident_bytes / 1e6
+    return Result(
+        name, shape.events, seconds, rate, rate, *cpu, clock.others, records - before, size, resident_mb=memory
+    )
 
 
 def run_stockflow(
@@ -134,7 +141,7 @@ def run_stockflow(
         program.stop()
     finally:
         program.close()
-    records, size = check_topic(where, prefix + AVAILABILITY.name, workload.expected)
+    _, size = check_topic(where, prefix + AVAILABILITY.name, workload.expected)
     check_redis(where, workload.expected, hashes=True)
     seconds = max(committed_at, visible_at) - begin
     return Result(
@@ -145,9 +152,10 @@ def run_stockflow(
         _sustained(seen, shape.events),
         *clock.us_per(shape.events),
         clock.others,
-        records - workload.expected.keys,
+        sent[AVAILABILITY.name] - sent_before[AVAILABILITY.name],
         size,
         sent[STOCK_STATE.name] - sent_before[STOCK_STATE.name],
+        clock.resident_bytes / 1e6,
     )
 
 
