@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 export PYTHON
 
-.PHONY: help setup demo test fuzz check simulate mutants soak chaos lock clean
+.PHONY: help setup demo test fuzz check simulate mutants soak chaos bench-quick bench peers lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -43,6 +43,15 @@ chaos: setup  ## kill processes at named points: ROUNDS=500 FROM=1, ARGS="--lane
 
 mutants: setup  ## plant every bug of tests/mutants and say who caught it; ARGS="--only NAME", ARGS=--simulator
 	@$(BIN)/python -m tests.mutants $(ARGS)
+
+bench-quick: setup peers  ## 3 minutes: stockflow against the floor, Kafka Streams, Bytewax, Quix; benchmarks/results/latest.json
+	@$(BIN)/python -m benchmarks.suite --quick $(ARGS)
+
+bench: setup peers  ## everything that is compared, for a quiet machine; ARGS="--calm 60"
+	@$(BIN)/python -m benchmarks.suite $(ARGS)
+
+peers: setup
+	@$(BIN)/python -m benchmarks.peers.environments || true
 
 lock: setup  ## write requirements.lock anew (needs uv)
 	uv pip compile pyproject.toml --all-extras --universal --python-version 3.10 --generate-hashes --no-emit-index-url --no-header -o requirements.lock

@@ -180,8 +180,8 @@ def _running(
         stockflow.close()
 
 
-def main() -> int:
-    """Measure both in turns, show medians, write them."""
+def parser() -> argparse.ArgumentParser:
+    """Options of this program."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--rate", type=float, default=1_000, help="events per second")
     options.add_argument("--seconds", type=float, default=20)
@@ -193,7 +193,12 @@ def main() -> int:
     options.add_argument("--others-max", type=float, default=1.0, help="share of the machine; more: try once more")
     options.add_argument("--tries", type=int, default=1, help="how often at most, for --others-max")
     add_place(options)
-    chosen = options.parse_args()
+    return options
+
+
+def main() -> int:
+    """Measure both in turns, show medians, write them."""
+    chosen = parser().parse_args()
     console = Console()
     results: dict[str, list[dict[str, float]]] = {"floor": [], "stockflow": []}
     with servers(chosen.folder, chosen.bootstrap, chosen.redis_url) as where:
