@@ -14,6 +14,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
+import polars as pl
+
+EVENT_COLUMNS = {
+    "workload": pl.String,
+    "round": pl.Int32,
+    "program": pl.String,
+    "due_s": pl.Float64,
+    "kafka_ms": pl.Float64,
+    "redis_ms": pl.Float64,
+}
+LATEST = "latest.json"
 DRAWS = 2_000
 LOW, HIGH = 0.025, 0.975
 
@@ -49,6 +60,7 @@ class Report:
     figures: dict[str, dict[str, float]] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     raw: dict[str, list[dict[str, object]]] = field(default_factory=dict)
+    events: list[tuple[object, ...]] = field(default_factory=list)  # One row of `EVENT_COLUMNS` each.
 
     def skip(self, reason: str, *names: str) -> None:
         """These figures are not in this report."""
@@ -56,14 +68,14 @@ class Report:
             self.skipped[name] = reason
 
     def write(self, folder: Path) -> Path:
-        """`latest.json` in a folder, which holds everything, figures at the top; its path."""
+        """`latest.json` in a folder, figures at the top, with the single events' latencies beside it; its path."""
         folder.mkdir(parents=True, exist_ok=True)
+        skipped = {name: reason for name, reason in self.skipped.items() if name not in self.figures}
         absent = {
-            name: {"value": None, "low": None, "high": None, "skipped": reason}
-            for name, reason in self.skipped.items()
-            if name not in self.figures
+            name: {"value": None, "low": None, "high": None, "skipped": reason} for name, reason in skipped.items()
         }
-        whole = {**self.figures, **absent, "skipped": self.skipped, "about": self.about, "raw": self.raw}
-        latest = folder / "latest.json"
+        whole = {**self.figures, **absent, "skipped": skipped, "about": self.about, "raw": self.raw}
+        latest = folder / LATEST
         latest.write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
+        pl.DataFrame(self.events, schema=EVENT_COLUMNS, orient="row").write_parquet(folder / "latency.parquet")
         return latest

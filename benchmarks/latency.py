@@ -250,12 +250,13 @@ def _running(
             peer.close()
         return
     if program == FLOOR:
-        floor = FloorRun(where, prefix, shape.partitions, openings, shape.events, options.linger_ms)
+        endless = shape.events + 1  # It is there until the end, so that its memory and CPU can be read.
+        floor = FloorRun(where, prefix, shape.partitions, openings, endless, options.linger_ms)
         try:
             floor.heard("ready")
             yield floor.pid
         finally:
-            floor.close()
+            floor.close(wait_s=0)
         return
     settings = {"STOCKFLOW_ROUTINE_INTERVAL_MS": "0", "STOCKFLOW_LINGER_MS": str(options.linger_ms)}
     stockflow = StockflowRun(where, prefix, settings, options.folder)

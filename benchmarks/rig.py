@@ -305,11 +305,11 @@ class FloorRun:
             raise RuntimeError(f"the floor ended or said something else: {line!r}")
         return dict(words)
 
-    def close(self) -> None:
-        """End it, however it is."""
+    def close(self, wait_s: float = 10) -> None:
+        """End it, however it is; it may end by itself for so long."""
         if self._process.poll() is None:
             try:
-                self._process.wait(10)
+                self._process.wait(wait_s)
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()

@@ -21,7 +21,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import figures, latency, memory, restore
-from benchmarks.figures import Report
+from benchmarks.figures import LATEST, Report
+from benchmarks.latency import Latency
 from benchmarks.peers import environments
 from benchmarks.peers.programs import PEERS, PeerFailed, run_peer
 from benchmarks.rig import Servers, WrongResult, add_place, drop_topics, make_topics, servers
@@ -41,7 +42,16 @@ VERSUS = {  # Figures of throughput, by the program that stockflow is compared w
     QUIX: "throughput_vs_quix",
     FAUST: "throughput_vs_faust",
 }
-LATENCIES = ("p50_vs_floor", "p99_vs_floor")
+COMPARED = {  # Figures of latency: seen where, at which quantile, compared with whom.
+    "p50_vs_floor": ("kafka", "p50", FLOOR),
+    "p99_vs_floor": ("kafka", "p99", FLOOR),
+    "p50_redis_vs_floor": ("redis", "p50", FLOOR),
+    "p99_redis_vs_floor": ("redis", "p99", FLOOR),
+    "p50_vs_kafka_streams": ("kafka", "p50", STREAMS),
+    "p99_vs_kafka_streams": ("kafka", "p99", STREAMS),
+}
+LATENCIES = tuple(name for name, (_, _, other) in COMPARED.items() if other == FLOOR)
+STREAMS_LATENCIES = tuple(name for name in COMPARED if name not in LATENCIES)
 RESTORE, MEMORY = "restore_vs_bare", "bytes_per_balance"
 
 
@@ -59,6 +69,7 @@ class Size:
     latency_s: float
     latency_warm_up_s: float
     latency_rounds: int
+    latency_of_peers: bool
     restore_balances: int
     restore_rounds: int
     memory_balances: int
@@ -76,6 +87,7 @@ QUICK = Size(
     latency_s=6,
     latency_warm_up_s=4,
     latency_rounds=1,
+    latency_of_peers=True,
     restore_balances=100_000,
     restore_rounds=1,
     memory_balances=200_000,
@@ -92,6 +104,7 @@ FULL = Size(
     latency_s=20,
     latency_warm_up_s=15,
     latency_rounds=5,
+    latency_of_peers=True,
     restore_balances=1_000_000,
     restore_rounds=5,
     memory_balances=1_000_000,
@@ -154,22 +167,43 @@ def _turn(where: Servers, size: Size, name: str, number: int, folder: Path, calm
 
 
 def latencies(where: Servers, size: Size, report: Report, folder: Path, calm_s: float, console: Console) -> None:
-    """Rounds of floor and stockflow at the low rate."""
+    """Rounds at the low rate: floor, stockflow, and Kafka Streams where that is asked for."""
     arguments = ["--rate", str(size.rate), "--seconds", str(size.latency_s), "--balances", str(size.balances)]
     arguments += ["--warm-up", str(size.latency_warm_up_s), "--folder", str(folder), "--calm", str(calm_s)]
-    options = latency.parser().parse_args(arguments)
-    rounds: list[dict[str, dict[str, float]]] = []
+    options = latency.parser().parse_args([*arguments, "--peer-warm-up", str(size.warm_up)])
+    programs = [FLOOR, STOCKFLOW, *((STREAMS,) if size.latency_of_peers else ())]
+    if not size.latency_of_peers:
+        report.skip(f"not part of the {size.name} run", *STREAMS_LATENCIES)
+    rounds: list[dict[str, Latency]] = []
     for number in range(size.latency_rounds):
-        one: dict[str, dict[str, float]] = {}
-        for program in (FLOOR, STOCKFLOW) if number % 2 == 0 else (STOCKFLOW, FLOOR):
-            found = one[program] = latency.measure(where, program, options, str(number))
-            report.raw.setdefault("latency", []).append({"round": number, "program": program, **found})
-            text = ", ".join(f"{name} {value:.2f}" for name, value in found.items())
-            console.print(f"latency round {number + 1} {program:9} {text}", soft_wrap=True)
+        one: dict[str, Latency] = {}
+        for program in tuple(programs) if number % 2 == 0 else tuple(reversed(programs)):
+            try:
+                one[program] = found = _latency(where, program, options, f"{number}", console)
+            except (environments.PeerUnavailable, PeerFailed, TimeoutError, latency.Refused) as error:
+                programs.remove(program)
+                names = STREAMS_LATENCIES if program == STREAMS else (*LATENCIES, *STREAMS_LATENCIES)
+                report.skip(f"{type(error).__name__}: {error}", *names)
+                console.print(f"latency of {program} is left out: {error}", style="yellow", soft_wrap=True)
+                continue
+            report.raw.setdefault("latency", []).append({"round": number, **found.plain()})
+            report.events += [("steady", number, program, *event) for event in found.events]
+            console.print(f"round {number + 1} {latency.line(found)}", soft_wrap=True)
         rounds.append(one)
-    for quantile, figure in zip(("p50", "p99"), LATENCIES, strict=True):
-        values = [{program: found[quantile] for program, found in one.items()} for one in rounds]
-        report.figures[figure] = figures.ratio(values, STOCKFLOW, FLOOR)
+    for figure, (where_seen, quantile, other) in COMPARED.items():
+        if STOCKFLOW in programs and other in programs:
+            both = [one for one in rounds if STOCKFLOW in one and other in one]
+            values = [{name: getattr(one[name], where_seen)[quantile] for name in (STOCKFLOW, other)} for one in both]
+            report.figures[figure] = figures.ratio(values, STOCKFLOW, other)
+
+
+def _latency(where: Servers, program: str, options: argparse.Namespace, turn: str, console: Console) -> Latency:
+    """One turn, once more if the first was refused."""
+    try:
+        return latency.measure(where, program, latency.load_of(options), options, turn)
+    except latency.Refused as error:
+        console.print(f"again: {error}", style="yellow", soft_wrap=True)
+        return latency.measure(where, program, latency.load_of(options), options, f"{turn}-again")
 
 
 def restores(where: Servers, size: Size, report: Report, folder: Path, calm_s: float, console: Console) -> None:
@@ -203,7 +237,7 @@ PARTS: dict[str, Callable[[Servers, Size, Report, Path, float, Console], None]] 
 }
 FIGURES = {
     "throughput": tuple(VERSUS.values()),
-    "latency": LATENCIES,
+    "latency": tuple(COMPARED),
     "restore": (RESTORE,),
     "memory": (MEMORY,),
 }
@@ -215,10 +249,11 @@ def measure(
     folder: Path,
     calm_s: float,
     console: Console,
+    results: Path,
     bootstrap: str | None = None,
     redis_url: str | None = None,
 ) -> Report:
-    """Run the parts and collect their figures; the others are marked as skipped."""
+    """Run the parts and write their figures after each; those of other parts are marked as skipped."""
     begin = time.monotonic()
     with servers(folder, bootstrap, redis_url) as where:
         report = Report(
@@ -231,12 +266,13 @@ def measure(
             }
         )
         console.print(f"{where.description}; {report.about['machine']}; load {os.getloadavg()[0]:.1f}")
+        for name in PARTS:
+            report.skip("not measured yet" if name in parts else "not asked for", *FIGURES[name])
         for name, run in PARTS.items():
             if name in parts:
                 run(where, size, report, folder, calm_s, console)
-            else:
-                report.skip("not asked for", *FIGURES[name])
-    report.about["seconds"] = time.monotonic() - begin
+                report.about["seconds"] = round(time.monotonic() - begin, 1)
+                report.write(results)
     return report
 
 
@@ -248,6 +284,8 @@ def show(report: Report, console: Console) -> None:
     for name, figure in report.figures.items():
         table.add_row(name, f"{figure['value']:,.2f}", f"{figure['low']:,.2f} - {figure['high']:,.2f}")
     for name, reason in report.skipped.items():
+        if name in report.figures:
+            continue
         table.add_row(name, "skipped", reason.split("\n", 1)[0][:60], style="dim")
     console.print(table)
 
@@ -268,9 +306,10 @@ def main() -> int:
     console = Console()
     size = QUICK if options.quick else FULL
     parts = tuple(options.only or PARTS)
-    report = measure(size, parts, options.folder, options.calm, console, options.bootstrap, options.redis_url)
+    place = (options.bootstrap, options.redis_url)
+    report = measure(size, parts, options.folder, options.calm, console, options.results, *place)
     show(report, console)
-    console.print(f"written to {report.write(options.results)}")
+    console.print(f"written to {options.results / LATEST}")
     return 0
 
 

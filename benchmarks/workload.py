@@ -92,7 +92,7 @@ def make(options: Options, now_us: int, *, ordered: bool = False) -> Workload:
     weights = None if options.skew == 0 else [(n + 1) ** -options.skew for n in range(skus)]
     chosen = rng.choices(range(skus), weights, k=options.warm_up + options.events)
     for i in range(*options.hot):
-        chosen[i] = i * 7 % min(HOT_SKUS, skus)
+        chosen[options.warm_up + i] = i * 7 % min(HOT_SKUS, skus)
     stamp = stamps(start_us + SPREAD_S * 1_000_000)
     step_us = SPREAD_S * 1_000_000 / max(1, len(chosen))
     for i, n in enumerate(chosen):
@@ -110,7 +110,7 @@ def make(options: Options, now_us: int, *, ordered: bool = False) -> Workload:
             expected.committed += 1
             topic, value = ORDER_RESERVATIONS.name, _hold(f"e-{i}", at, sku, place, until)
         size += len(value)
-        if ordered:
+        if ordered and i >= options.warm_up:
             sequence.append((topic, home[n], sku.encode(), value))
         else:
             (openings if i < options.warm_up else events)[topic, home[n]].append({"key": sku.encode(), "value": value})
