@@ -123,12 +123,22 @@ def measure(where: Servers, program: str, load: Load, options: argparse.Namespac
     finally:
         generator.close()
         drop_topics(where, prefix)
+    if not options.accept_late:
+        accept(found)
+    return found
+
+
+def accept(found: Latency) -> None:
+    """Nothing, if the figures are the program's.
+
+    Raises:
+        Refused: the generator was late, or hardly an event was answered.
+    """
     late, measured = found.late["p99"], found.kafka["p99"]
     if found.share < LEAST_SHARE:
-        raise Refused(f"{program}: only {found.share:.0%} of the events have a record")
-    if late > LATE_SHARE * measured and not options.accept_late:
-        raise Refused(f"{program}: the generator was {late:.1f} ms late (p99), {measured:.1f} ms were measured")
-    return found
+        raise Refused(f"{found.program}: only {found.share:.0%} of the events have a record")
+    if late > LATE_SHARE * measured:
+        raise Refused(f"{found.program}: the generator was {late:.1f} ms late (p99), {measured:.1f} ms were measured")
 
 
 def _watched(
