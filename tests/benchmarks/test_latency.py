@@ -42,7 +42,7 @@ def test_a_flash_is_of_few_skus_and_the_rest_is_as_without() -> None:
     due = load.due()
     first, last = load.hot(due)
     assert 9 <= first <= 11
-    assert last - first > 190
+    assert last - first > 170
     shape = Options(len(due), 1_000, 3, warm_up=50, hot=(first, last))
     sequence = make(shape, 1_790_000_000_000_000, ordered=True).sequence
     assert len(sequence) == len(due)
