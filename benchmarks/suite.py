@@ -20,7 +20,7 @@ from statistics import median
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import figures, latency, memory, restore
+from benchmarks import figures, latency, memory, restore, workloads
 from benchmarks.figures import LATEST, Report
 from benchmarks.latency import Latency
 from benchmarks.peers import environments
@@ -51,7 +51,14 @@ COMPARED = {  # Figures of latency: seen where, at which quantile, compared with
     "p99_vs_kafka_streams": ("kafka", "p99", STREAMS),
 }
 LATENCIES = tuple(name for name, (_, _, other) in COMPARED.items() if other == FLOOR)
-STREAMS_LATENCIES = tuple(name for name in COMPARED if name not in LATENCIES)
+HALF = "_half_of_maximum"
+LOADS = {  # What is added to the names of the figures, and the options of `benchmarks.latency`.
+    "": ["--rate", "1000"],
+    "_5800": ["--rate", "5800"],
+    HALF: [],
+    "_flash_sale": ["--rate", "290", "--burst-every", "0", "--flash-seconds", "5", "--flash-times", "20"],
+}
+BOTH = (FLOOR, STOCKFLOW)
 RESTORE, MEMORY = "restore_vs_bare", "bytes_per_balance"
 
 
@@ -65,15 +72,15 @@ class Size:
     balances: int
     warm_up: int
     rounds: int
-    rate: float
+    loads: tuple[str, ...]
     latency_s: float
     latency_warm_up_s: float
     latency_rounds: int
-    latency_of_peers: bool
     restore_balances: int
     restore_rounds: int
     memory_balances: int
     memory_rounds: int
+    variant_rounds: int
 
 
 QUICK = Size(
@@ -83,15 +90,15 @@ QUICK = Size(
     balances=10_000,
     warm_up=60_000,
     rounds=2,
-    rate=1_000,
+    loads=("",),
     latency_s=6,
     latency_warm_up_s=4,
     latency_rounds=1,
-    latency_of_peers=True,
     restore_balances=100_000,
     restore_rounds=1,
     memory_balances=200_000,
     memory_rounds=1,
+    variant_rounds=0,
 )
 FULL = Size(
     name="full",
@@ -100,15 +107,15 @@ FULL = Size(
     balances=20_000,
     warm_up=200_000,
     rounds=5,
-    rate=1_000,
+    loads=tuple(LOADS),
     latency_s=20,
     latency_warm_up_s=15,
-    latency_rounds=5,
-    latency_of_peers=True,
+    latency_rounds=3,
     restore_balances=1_000_000,
     restore_rounds=5,
     memory_balances=1_000_000,
     memory_rounds=3,
+    variant_rounds=3,
 )
 
 
@@ -167,34 +174,68 @@ def _turn(where: Servers, size: Size, name: str, number: int, folder: Path, calm
 
 
 def latencies(where: Servers, size: Size, report: Report, folder: Path, calm_s: float, console: Console) -> None:
-    """Rounds at the low rate: floor, stockflow, and Kafka Streams where that is asked for."""
-    arguments = ["--rate", str(size.rate), "--seconds", str(size.latency_s), "--balances", str(size.balances)]
-    arguments += ["--warm-up", str(size.latency_warm_up_s), "--folder", str(folder), "--calm", str(calm_s)]
-    options = latency.parser().parse_args([*arguments, "--peer-warm-up", str(size.warm_up)])
-    programs = [FLOOR, STOCKFLOW, *((STREAMS,) if size.latency_of_peers else ())]
-    if not size.latency_of_peers:
-        report.skip(f"not part of the {size.name} run", *STREAMS_LATENCIES)
-    rounds: list[dict[str, Latency]] = []
+    """Rounds of each load: floor, stockflow, and Kafka Streams at the first load."""
+    loads = {name: arguments for name, arguments in LOADS.items() if name in size.loads}
+    if HALF in loads:
+        rates = [one["per_second"] for one in report.raw.get("throughput", []) if one["program"] == STOCKFLOW]
+        if rates:
+            loads[HALF] = ["--rate", str(median(rates) / 2), "--burst-every", "0"]  # type: ignore[type-var, operator]
+        else:
+            del loads[HALF]
+            report.skip("the maximum was not measured in this run", *figures_of(HALF))
+    for name in LOADS:
+        if name not in size.loads:
+            report.skip(f"not part of the {size.name} run", *figures_of(name))
+    common = ["--seconds", str(size.latency_s), "--balances", str(size.balances), "--peer-warm-up", str(size.warm_up)]
+    common += ["--warm-up", str(size.latency_warm_up_s), "--folder", str(folder), "--calm", str(calm_s)]
+    turns = [(name, program) for name in loads for program in ((FLOOR, STOCKFLOW, STREAMS) if name == "" else BOTH)]
+    rounds: list[dict[tuple[str, str], Latency]] = []
     for number in range(size.latency_rounds):
-        one: dict[str, Latency] = {}
-        for program in tuple(programs) if number % 2 == 0 else tuple(reversed(programs)):
+        one: dict[tuple[str, str], Latency] = {}
+        for turn in tuple(turns) if number % 2 == 0 else tuple(reversed(turns)):
+            name, program = turn
+            options = latency.parser().parse_args([*common, *loads[name]])
             try:
-                one[program] = found = _latency(where, program, options, f"{number}", console)
+                one[turn] = found = _latency(where, program, options, f"{number}{name}", console)
             except (environments.PeerUnavailable, PeerFailed, TimeoutError, latency.Refused) as error:
-                programs.remove(program)
-                names = STREAMS_LATENCIES if program == STREAMS else (*LATENCIES, *STREAMS_LATENCIES)
-                report.skip(f"{type(error).__name__}: {error}", *names)
+                if not isinstance(error, latency.Refused) and program not in PEERS:
+                    raise
+                report.skip(f"{type(error).__name__}: {error}", *figures_of(name, program))
                 console.print(f"latency of {program} is left out: {error}", style="yellow", soft_wrap=True)
+                if program in PEERS:
+                    turns.remove(turn)
                 continue
-            report.raw.setdefault("latency", []).append({"round": number, **found.plain()})
-            report.events += [("steady", number, program, *event) for event in found.events]
-            console.print(f"round {number + 1} {latency.line(found)}", soft_wrap=True)
+            report.raw.setdefault("latency", []).append({"round": number, "load": name or "_1000", **found.plain()})
+            report.events += [(name or "_1000", number, program, *event) for event in found.events]
+            console.print(f"round {number + 1}{name} {latency.line(found)}", soft_wrap=True)
         rounds.append(one)
-    for figure, (where_seen, quantile, other) in COMPARED.items():
-        if STOCKFLOW in programs and other in programs:
-            both = [one for one in rounds if STOCKFLOW in one and other in one]
-            values = [{name: getattr(one[name], where_seen)[quantile] for name in (STOCKFLOW, other)} for one in both]
-            report.figures[figure] = figures.ratio(values, STOCKFLOW, other)
+    for name in loads:
+        for figure, (seen, quantile, other) in COMPARED.items():
+            ours, theirs = (name, STOCKFLOW), (name, other)
+            values = [
+                {program: getattr(one[name, program], seen)[quantile] for program in (STOCKFLOW, other)}
+                for one in rounds
+                if ours in one and theirs in one
+            ]
+            if values:
+                report.figures[figure + name] = figures.ratio(values, STOCKFLOW, other)
+
+
+def figures_of(load: str, program: str = STOCKFLOW) -> list[str]:
+    """The figures of a load that need this program; all of them need stockflow."""
+    compared = COMPARED if load == "" else LATENCIES
+    return [figure + load for figure in compared if program in (STOCKFLOW, COMPARED[figure][2])]
+
+
+def variants(where: Servers, size: Size, report: Report, folder: Path, calm_s: float, console: Console) -> None:
+    """Rounds of stockflow under other conditions, beside itself as it is."""
+    if not size.variant_rounds:
+        report.skip(f"not part of the {size.name} run", *(one.figure for one in workloads.VARIANTS))
+        return
+    shape = Options(size.events, size.balances, PARTITIONS)
+    rounds = workloads.measure(where, shape, size.variant_rounds, folder, calm_s, console, report)
+    for variant in workloads.VARIANTS:
+        report.figures[variant.figure] = figures.ratio(rounds, variant.figure, workloads.DEFAULT)
 
 
 def _latency(where: Servers, program: str, options: argparse.Namespace, turn: str, console: Console) -> Latency:
@@ -234,12 +275,14 @@ PARTS: dict[str, Callable[[Servers, Size, Report, Path, float, Console], None]] 
     "latency": latencies,
     "restore": restores,
     "memory": memories,
+    "variants": variants,
 }
 FIGURES = {
     "throughput": tuple(VERSUS.values()),
-    "latency": tuple(COMPARED),
+    "latency": tuple(figure for load in LOADS for figure in figures_of(load)),
     "restore": (RESTORE,),
     "memory": (MEMORY,),
+    "variants": tuple(one.figure for one in workloads.VARIANTS),
 }
 
 
