@@ -2,8 +2,8 @@
 
 A record answers the event that it names as its cause, and with it the earlier events of the same kind and key: they
 lie before it in the same partition of the same topic. So an event whose record was never published, because a newer one
-took its place, counts with the time of that newer one. (Of another kind, which came in by another topic, nothing
-is known; those few events are not counted, and the share that is counted is reported.)
+took its place, counts with the time of that newer one. If a record of another kind came before that, which may or may
+not hold the event, nothing is known; those few events are not counted, and the share that is counted is reported.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from confluent_kafka import OFFSET_END, Consumer, TopicPartition
 
 from benchmarks.rig import Servers, wait_for
 
+INFINITY = float("inf")
 LOOK_S = 0.001  # Between two looks at Redis.
+REST = 5  # Times as long as a look took: who looks must not slow down what is looked at.
 GIVE_UP_S = 3.0  # So long after it was due an event is looked for: one without a record of its own shows in no look.
 
 
@@ -66,14 +68,16 @@ def answered(events: Sequence[Due], seen: Mapping[str, float]) -> list[float | N
         seen: times (or versions) of the records by the event that they name as their cause.
     """
     times: list[float | None] = [None] * len(events)
-    newest: dict[tuple[str, str, str], float] = {}
+    newest: dict[tuple[str, str], dict[str, float]] = {}  # By key and kind, of the events after this one.
     for number in range(len(events) - 1, -1, -1):
         event = events[number]
-        key = event.type, event.sku, event.location
-        own, later = seen.get(event.id), newest.get(key)
-        first = own if later is None else later if own is None else min(own, later)
-        if first is not None:
-            times[number] = newest[key] = first
+        later = newest.setdefault((event.sku, event.location), {})
+        own, same = seen.get(event.id), later.get(event.type, INFINITY)
+        if own is None and min(later.values(), default=INFINITY) < same:
+            continue  # Another kind's record came first: it may hold this event, or not.
+        first = same if own is None else min(own, same)
+        if first < INFINITY:
+            times[number] = later[event.type] = first
     return times
 
 
@@ -162,29 +166,31 @@ class RedisWatch:
         decode, versions = msgspec.json.Decoder(_Record).decode, self._answers.versions
         waiting: list[Due] = []
         following = 0
-        last = time.monotonic()
+        last = now = time.monotonic()
         while not self._stop.is_set():
-            time.sleep(LOOK_S)
+            time.sleep(max(LOOK_S, REST * (time.monotonic() - now)))
             now = time.monotonic()
             while following < len(self._events) and self._events[following].at <= now:
                 waiting.append(self._events[following])
                 following += 1
             if waiting:
                 values = self._values(waiting)
-                now, left = time.monotonic(), []
-                self.looks.append(now - last)
+                seen, left = time.monotonic(), []
+                self.looks.append(seen - last)
                 for event, value in zip(waiting, values, strict=True):
                     if value is not None:
                         record = decode(value)
                         found = self._found.setdefault((event.sku, event.location), [])
                         if not found or found[-1][0] < record.version:
-                            found.append((record.version, now))
+                            found.append((record.version, seen))
                         if record.version >= versions.get(event.id, 1 << 62):
                             continue
-                    if now < event.at + GIVE_UP_S:
+                    if seen < event.at + GIVE_UP_S:
                         left.append(event)
                 waiting = left
-            last = now
+                last = seen
+            else:
+                last = now
 
     def _values(self, waiting: list[Due]) -> list[bytes | None]:
         with self._redis.pipeline(transaction=False) as pipe:

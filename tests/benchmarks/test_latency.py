@@ -63,6 +63,18 @@ def _due(id: str, at: float, type: str = "pos.sale", location: str = "A") -> Due
         ("a newer one of the same kind stands for it", [_due("1", 0), _due("2", 1)], {"2": 6.0}, [6.0, 6.0]),
         ("an older one does not", [_due("1", 0), _due("2", 1)], {"1": 6.0}, [6.0, None]),
         ("its own came first", [_due("1", 0), _due("2", 1)], {"1": 5.0, "2": 6.0}, [5.0, 6.0]),
+        (
+            "a record of another kind came before the newer one of the same kind",
+            [_due("1", 0), _due("2", 1, "wms.receipt"), _due("3", 9)],
+            {"2": 6.0, "3": 12.0},
+            [None, 6.0, 12.0],
+        ),
+        (
+            "a record of another kind came after it",
+            [_due("1", 0), _due("2", 1), _due("3", 9, "wms.receipt")],
+            {"2": 6.0, "3": 12.0},
+            [6.0, 6.0, 12.0],
+        ),
         ("another kind says nothing", [_due("1", 0), _due("2", 1, "wms.receipt")], {"2": 6.0}, [None, 6.0]),
         ("another location says nothing", [_due("1", 0), _due("2", 1, location="B")], {"2": 6.0}, [None, 6.0]),
     ],
