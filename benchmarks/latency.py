@@ -39,7 +39,7 @@ from benchmarks.rig import (
     servers,
     wait_for_calm,
 )
-from benchmarks.watching import Answers, Due, RedisWatch, answered, dues
+from benchmarks.watching import Answers, Due, RedisWatch, answering, dues
 from benchmarks.workload import Options, Workload, make
 from schemas.topics import AVAILABILITY
 
@@ -172,12 +172,12 @@ def _watched(
         answers.close()
         if watch is not None:
             watch.close()
-    versions = dict(zip((one.id for one in events), answered(events, answers.versions), strict=True))
-    shown = {} if watch is None else watch.times({id: one for id, one in versions.items() if one is not None})
-    read = dict(zip((one.id for one in events), answered(events, answers.seen), strict=True))
+    by = {event.id: first for event, first in zip(events, answering(events, answers.seen), strict=True) if first}
+    shown = {} if watch is None else watch.times({id: answers.versions[first] for id, first in by.items()})
+    read = {id: answers.seen[first] for id, first in by.items()}
     return _latency(
         program,
-        [(one, read[one.id], shown.get(one.id)) for one in counted],
+        [(one, read.get(one.id), shown.get(one.id)) for one in counted],
         begin,
         late[len(events) - len(counted) :],
         [] if watch is None else watch.looks,

@@ -20,7 +20,6 @@ from confluent_kafka import OFFSET_END, Consumer, TopicPartition
 
 from benchmarks.rig import Servers, wait_for
 
-INFINITY = float("inf")
 LOOK_S = 0.001  # Between two looks at Redis.
 REST = 5  # Times as long as a look took: who looks must not slow down what is looked at.
 GIVE_UP_S = 3.0  # So long after it was due an event is looked for: one without a record of its own shows in no look.
@@ -60,25 +59,31 @@ def dues(values: Sequence[bytes], times: Sequence[float], begin: float) -> list[
     return [Due(one.id, one.type, one.sku, one.location, begin + at) for one, at in zip(events, times, strict=True)]
 
 
-def answered(events: Sequence[Due], seen: Mapping[str, float]) -> list[float | None]:
-    """For each event the first time (or the first version) of a record that holds it; None if there was none.
+def answering(events: Sequence[Due], seen: Mapping[str, float]) -> list[str | None]:
+    """For each event the event whose record was the first to hold it; None if there was none, or if it is not known.
 
     Args:
         events: in the order in which they were due.
-        seen: times (or versions) of the records by the event that they name as their cause.
+        seen: when a record was first seen that names this event as its cause.
     """
-    times: list[float | None] = [None] * len(events)
-    newest: dict[tuple[str, str], dict[str, float]] = {}  # By key and kind, of the events after this one.
+    shown: dict[tuple[str, str], list[tuple[float, str]]] = {}  # By key: when, and of which kind.
+    for event in events:
+        if event.id in seen:
+            shown.setdefault((event.sku, event.location), []).append((seen[event.id], event.type))
+    found: list[str | None] = [None] * len(events)
+    newer: dict[tuple[str, str, str], str] = {}
     for number in range(len(events) - 1, -1, -1):
         event = events[number]
-        later = newest.setdefault((event.sku, event.location), {})
-        own, same = seen.get(event.id), later.get(event.type, INFINITY)
-        if own is None and min(later.values(), default=INFINITY) < same:
-            continue  # Another kind's record came first: it may hold this event, or not.
-        first = same if own is None else min(own, same)
-        if first < INFINITY:
-            times[number] = later[event.type] = first
-    return times
+        place = event.sku, event.location
+        same = newer.get((*place, event.type))
+        if event.id in seen:
+            first = event.id if same is None or seen[event.id] <= seen[same] else same
+        elif same is None or any(event.at < at < seen[same] and kind != event.type for at, kind in shown[place]):
+            continue
+        else:
+            first = same
+        found[number] = newer[(*place, event.type)] = first
+    return found
 
 
 class Answers:
