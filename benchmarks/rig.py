@@ -14,8 +14,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -42,6 +43,7 @@ from stockflow.embedded.process import free_port, wait_until
 
 ROOT = Path(__file__).resolve().parents[1]
 CACHE = Path.home() / ".cache" / "stockflow"
+HEAP_MB = 1_024
 READY_S = 90.0
 FINISH_S = 300.0
 METADATA_S = 10.0
@@ -64,6 +66,7 @@ class Servers:
     redis_url: str
     description: str
     pids: tuple[int, ...] = ()
+    settings: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))  # Of a broker of our own.
 
     def cpu_s(self) -> float:
         """CPU seconds that those of our own have used so far."""
@@ -74,7 +77,7 @@ class Servers:
 def servers(folder: Path, bootstrap: str | None = None, redis_url: str | None = None) -> Iterator[Servers]:
     """Servers of our own, unless addresses are given; stopped afterwards."""
     folder.mkdir(parents=True, exist_ok=True)
-    broker = None if bootstrap else KafkaBroker(CACHE, heap_mb=1_024, session_ms=10_000).__enter__()
+    broker = None if bootstrap else KafkaBroker(CACHE, heap_mb=HEAP_MB, session_ms=10_000).__enter__()
     try:
         store = None if redis_url else RedisServer().__enter__()
         try:
@@ -83,6 +86,7 @@ def servers(folder: Path, bootstrap: str | None = None, redis_url: str | None = 
                 redis_url or store.url,  # type: ignore[union-attr]
                 f"{broker.description if broker else bootstrap}, {store.description if store else redis_url}",
                 tuple(server.pid for server in (broker, store) if server is not None and server.pid is not None),
+                {} if broker is None else {**broker._properties, "heap": f"{HEAP_MB} MB, serial collector"},
             )
         finally:
             if store is not None:

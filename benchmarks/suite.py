@@ -304,10 +304,12 @@ def measure(
                 "size": asdict(size),
                 "made_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
                 "servers": where.description,
+                "broker_settings": dict(where.settings),
                 "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
                 "load_before": os.getloadavg()[0],
             }
         )
+        console.print("broker: " + ", ".join(f"{name}={value}" for name, value in where.settings.items()), style="dim")
         console.print(f"{where.description}; {report.about['machine']}; load {os.getloadavg()[0]:.1f}")
         for name in PARTS:
             report.skip("not measured yet" if name in parts else "not asked for", *FIGURES[name])
