@@ -1,7 +1,8 @@
 """The balance job on Quix Streams: three topics joined to one stream, state in RocksDB with a changelog topic.
 
 Best settings found: state under the message's own key (the SKU), one entry per location, so that nothing is
-repartitioned; a checkpoint every 200 ms, as often as stockflow commits. Bytes in and out; the job decodes and encodes.
+repartitioned; a checkpoint every 200 ms, as often as stockflow commits; a short poll. Bytes in and out; the job decodes
+and encodes.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import orjson
 from job import COMMIT_S, arguments, record, take
 from quixstreams import Application, State
 from quixstreams.models.serializers import Serializer
+
+POLL_S = 0.05  # Joined topics are read by waiting for 10,000 messages or so long; by default a second.
 
 
 class Made(Serializer):
@@ -38,6 +41,7 @@ def main() -> None:
         consumer_group=options.group,
         auto_offset_reset="earliest",
         commit_interval=COMMIT_S,
+        consumer_poll_timeout=POLL_S,
         state_dir=options.folder / "state",
         producer_extra_config={"linger.ms": options.linger_ms, "acks": "all", "enable.idempotence": True},
         auto_create_topics=True,  # Its changelog.
