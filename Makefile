@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 export PYTHON
 
-.PHONY: help setup demo test fuzz check simulate mutants soak chaos k8s-tools verify-k8s lock clean
+.PHONY: help setup demo test fuzz check simulate mutants soak chaos bench-quick bench peers k8s-tools verify-k8s lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -49,6 +49,15 @@ k8s-tools: setup  ## put helm, hadolint and promtool into .cache
 
 verify-k8s: k8s-tools  ## chart, kustomizations, rules, dashboards and image, without a cluster (about 2 minutes)
 	@$(BIN)/python -m pytest tests/k8s $(ARGS)
+
+bench-quick: setup peers  ## 3 minutes: stockflow against the floor, Kafka Streams, Bytewax, Quix; benchmarks/results/latest.json
+	@$(BIN)/python -m benchmarks.suite --quick $(ARGS)
+
+bench: setup peers  ## everything that is compared, for a quiet machine; ARGS="--calm 60"
+	@$(BIN)/python -m benchmarks.suite $(ARGS)
+
+peers: setup
+	@$(BIN)/python -m benchmarks.peers.environments || true
 
 lock: setup  ## write requirements.lock anew (needs uv)
 	uv pip compile pyproject.toml --all-extras --universal --python-version 3.10 --generate-hashes --no-emit-index-url --no-header -o requirements.lock

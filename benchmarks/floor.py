@@ -36,9 +36,9 @@ TOPIC = "floor-availability"
 class Floor:
     """The loop and its dicts."""
 
-    def __init__(
-        self, bootstrap: str, redis_url: str, prefix: str, partitions: int, linger_ms: int, conflates: bool
-    ) -> None:
+    def __init__(self, consumer: Any, producer: Any, view: Any, prefix: str, conflates: bool) -> None:
+        """Work with these clients: a consumer that has its partitions, a producer and a Redis."""
+        self._consumer, self._producer, self._redis = consumer, producer, view
         self._topic = prefix + TOPIC
         self._encode = msgspec.json.Encoder().encode
         self._conflates = conflates
@@ -48,27 +48,6 @@ class Floor:
             prefix + WMS_MOVEMENTS.name: msgspec.json.Decoder(events.WmsMessage),
             prefix + ORDER_RESERVATIONS.name: msgspec.json.Decoder(events.OrderMessage),
         }
-        self._consumer = Consumer(
-            {
-                "bootstrap.servers": bootstrap,
-                "group.id": f"{prefix}floor",
-                "enable.auto.commit": False,
-                **({"max.partition.fetch.bytes": CONFLATED_FETCH_BYTES} if conflates else {}),
-            }
-        )
-        inputs = [(topic, partition) for topic in self._decoders for partition in range(partitions)]
-        self._consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for topic, partition in inputs])
-        self._producer = Producer(
-            {
-                "bootstrap.servers": bootstrap,
-                "acks": "all",
-                "enable.idempotence": True,
-                "linger.ms": linger_ms,
-                "queue.buffering.max.messages": 2_000_000,
-                "queue.buffering.max.kbytes": 1_048_576,
-            }
-        )
-        self._redis = redis.Redis.from_url(redis_url)
         self._balances: dict[str, list[int]] = {}
         self._visible: dict[bytes, bytes] = {}
         self._version = 0
@@ -178,6 +157,33 @@ class Floor:
         self._delivered += 1
 
 
+def connected(bootstrap: str, redis_url: str, prefix: str, partitions: int, linger_ms: int, conflates: bool) -> Floor:
+    """A floor with clients of its own, at the start of its inputs."""
+    consumer = Consumer(
+        {
+            "bootstrap.servers": bootstrap,
+            "group.id": f"{prefix}floor",
+            "enable.auto.commit": False,
+            **({"max.partition.fetch.bytes": CONFLATED_FETCH_BYTES} if conflates else {}),
+        }
+    )
+    topics = [prefix + topic.name for topic in (POS_SALES, WMS_MOVEMENTS, ORDER_RESERVATIONS)]
+    consumer.assign(
+        [TopicPartition(topic, partition, OFFSET_BEGINNING) for topic in topics for partition in range(partitions)]
+    )
+    producer = Producer(
+        {
+            "bootstrap.servers": bootstrap,
+            "acks": "all",
+            "enable.idempotence": True,
+            "linger.ms": linger_ms,
+            "queue.buffering.max.messages": 2_000_000,
+            "queue.buffering.max.kbytes": 1_048_576,
+        }
+    )
+    return Floor(consumer, producer, redis.Redis.from_url(redis_url), prefix, conflates)
+
+
 def main() -> None:
     """Take in the openings, say so, then take in the events and say when that was done; one JSON line for each."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -190,7 +196,7 @@ def main() -> None:
     parser.add_argument("--linger-ms", type=int, required=True)
     parser.add_argument("--conflates", action="store_true", help="one record per key and poll, not per event")
     options = parser.parse_args()
-    floor = Floor(
+    floor = connected(
         options.bootstrap,
         options.redis_url,
         options.prefix,

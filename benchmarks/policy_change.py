@@ -19,7 +19,8 @@ import orjson
 from confluent_kafka import Producer
 from rich.console import Console
 
-from benchmarks.latency import SETTLE_S, Answers, play
+from benchmarks.generator import Generator, Load
+from benchmarks.latency import SETTLE_S
 from benchmarks.rig import (
     Loader,
     Servers,
@@ -31,6 +32,7 @@ from benchmarks.rig import (
     servers,
     wait_for_calm,
 )
+from benchmarks.watching import Answers, dues
 from benchmarks.workload import Options, make
 from schemas.topics import AVAILABILITY, STOCK_SETTINGS
 
@@ -63,14 +65,16 @@ def p99(taken: list[float]) -> float:
 
 def measure(where: Servers, options: argparse.Namespace, turn: int) -> dict[str, float]:
     """One round: milliseconds before and during, seconds until the last key was done."""
-    events = int(options.rate * (WARM_UP_S + options.before + options.after))
-    shape = Options(events, options.balances, options.partitions, seed=turn)
-    workload = make(shape, time.time_ns() // 1000, ordered=True)
+    load = Load(options.rate, WARM_UP_S + options.before + options.after)
+    times, now_us = load.due(), time.time_ns() // 1000
+    shape = Options(len(times), options.balances, options.partitions, seed=turn)
+    workload = make(shape, now_us, ordered=True)
     prefix = f"policy-{os.getpid()}-{turn}-"
     make_topics(where, prefix, shape.partitions)
     empty_redis(where)
     loader = Loader(where, prefix)
     loader.load(workload.openings)
+    generator = Generator(where, prefix, load, shape, now_us)
     settings = {"STOCKFLOW_ROUTINE_INTERVAL_MS": "0", "STOCKFLOW_LINGER_MS": str(options.linger_ms)}
     program = StockflowRun(where, prefix, settings, options.folder)
     changed: dict[str, float] = {}
@@ -94,20 +98,24 @@ def measure(where: Servers, options: argparse.Namespace, turn: int) -> dict[str,
             time.sleep(SETTLE_S)
             wait_for_calm(options.calm)
             changer = threading.Thread(target=change, daemon=True)
+            begin = generator.begin()
             changer.start()
-            due = play(where, prefix, workload, options.rate, int(options.rate * WARM_UP_S))
+            events = dues([value for *_, value in workload.sequence], times, begin)
+            due = {event.id: event.at for event in events if event.at >= begin + WARM_UP_S}
+            generator.finish()
             changer.join()
             time.sleep(SETTLE_S)
         finally:
             answers.close()
         program.stop()
     finally:
+        generator.close()
         program.close()
     drop_topics(where, prefix)
-    begin, end = changed["from"], min(changed["until"], max(due.values()))
+    start, end = changed["from"], min(changed["until"], max(due.values()))
     taken = [(at, (answers.seen[id] - at) * 1e3) for id, at in due.items() if id in answers.seen]
-    before = [ms for at, ms in taken if at < begin]
-    during = [ms for at, ms in taken if begin <= at < end]
+    before = [ms for at, ms in taken if at < start]
+    during = [ms for at, ms in taken if start <= at < end]
     if len(during) < 100:
         raise RuntimeError(f"only {len(during)} events during the change: more balances or a higher rate are needed")
     return {
@@ -115,7 +123,7 @@ def measure(where: Servers, options: argparse.Namespace, turn: int) -> dict[str,
         "before_p99": p99(before),
         "during_p50": middle(during),
         "during_p99": p99(during),
-        "seconds": changed["until"] - begin,
+        "seconds": changed["until"] - start,
         "share": len(taken) / len(due),
     }
 

@@ -14,8 +14,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -29,7 +30,7 @@ from confluent_kafka import (
     Producer,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
+from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec  # type: ignore[attr-defined]
 
 from benchmarks.floor import TOPIC as FLOOR_TOPIC
 from benchmarks.workload import Batches, Expected
@@ -42,9 +43,12 @@ from stockflow.embedded.process import free_port, wait_until
 
 ROOT = Path(__file__).resolve().parents[1]
 CACHE = Path.home() / ".cache" / "stockflow"
+HEAP_MB = 1_024
 READY_S = 90.0
 FINISH_S = 300.0
+METADATA_S = 10.0
 LOOK_INTERVAL_S = 0.05
+NO_LEADER_YET = (KafkaError._NOENT, KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.UNKNOWN_TOPIC_OR_PART)
 GROUP = "stockflow"
 CALM_S, CALM_SHARE = 2.0, 0.15  # For so long at most this share of the machine in use.
 _RECORDS_SENT = re.compile(r'stockflow_records_published_total\{.*topic="([^"]*)".*\} (\S+)$')
@@ -62,6 +66,7 @@ class Servers:
     redis_url: str
     description: str
     pids: tuple[int, ...] = ()
+    settings: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))  # Of a broker of our own.
 
     def cpu_s(self) -> float:
         """CPU seconds that those of our own have used so far."""
@@ -72,7 +77,7 @@ class Servers:
 def servers(folder: Path, bootstrap: str | None = None, redis_url: str | None = None) -> Iterator[Servers]:
     """Servers of our own, unless addresses are given; stopped afterwards."""
     folder.mkdir(parents=True, exist_ok=True)
-    broker = None if bootstrap else KafkaBroker(CACHE, heap_mb=1_024, session_ms=10_000).__enter__()
+    broker = None if bootstrap else KafkaBroker(CACHE, heap_mb=HEAP_MB, session_ms=10_000).__enter__()
     try:
         store = None if redis_url else RedisServer().__enter__()
         try:
@@ -81,6 +86,7 @@ def servers(folder: Path, bootstrap: str | None = None, redis_url: str | None = 
                 redis_url or store.url,  # type: ignore[union-attr]
                 f"{broker.description if broker else bootstrap}, {store.description if store else redis_url}",
                 tuple(server.pid for server in (broker, store) if server is not None and server.pid is not None),
+                {} if broker is None else {**broker._properties, "heap": f"{HEAP_MB} MB, serial collector"},
             )
         finally:
             if store is not None:
@@ -109,9 +115,9 @@ def make_topics(where: Servers, prefix: str, partitions: int) -> None:
 
 
 def drop_topics(where: Servers, prefix: str) -> None:
-    """Remove every topic under a prefix, so that rounds do not add up on the disk."""
+    """Remove every topic of a prefix (a peer's changelog has it inside), so that rounds do not add up on the disk."""
     admin = AdminClient({"bootstrap.servers": where.bootstrap})
-    names = [name for name in admin.list_topics(timeout=10).topics if name.startswith(prefix)]
+    names = [name for name in admin.list_topics(timeout=10).topics if prefix in name]
     for future in admin.delete_topics(names).values():
         future.result()
 
@@ -207,10 +213,7 @@ class StockflowRun:
 
     def committed(self, positions: Mapping[tuple[str, int], int]) -> int:
         """How many of the events below these positions the group has committed."""
-        wanted = [TopicPartition(topic, partition) for topic, partition in positions]
-        request = ConsumerGroupTopicPartitions(self._group, wanted)
-        answer = self._admin.list_consumer_group_offsets([request])[self._group].result()
-        return sum(min(max(0, tp.offset), positions[tp.topic, tp.partition]) for tp in answer.topic_partitions)
+        return committed_events(self._admin, self._group, positions)
 
     def wait_committed(
         self, positions: Mapping[tuple[str, int], int], seen: Callable[[float, int], None] | None = None
@@ -306,16 +309,47 @@ class FloorRun:
             raise RuntimeError(f"the floor ended or said something else: {line!r}")
         return dict(words)
 
-    def close(self) -> None:
-        """End it, however it is."""
+    def close(self, wait_s: float = 10) -> None:
+        """End it, however it is; it may end by itself for so long."""
         if self._process.poll() is None:
             try:
-                self._process.wait(10)
+                self._process.wait(wait_s)
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
         assert self._process.stdout is not None
         self._process.stdout.close()
+
+
+def committed_events(admin: AdminClient, group: str, positions: Mapping[tuple[str, int], int]) -> int:
+    """How many of the events below these positions a group has committed."""
+    wanted = [TopicPartition(topic, partition) for topic, partition in positions]
+    request = ConsumerGroupTopicPartitions(group, wanted)
+    answer = admin.list_consumer_group_offsets([request])[group].result()
+    return sum(min(max(0, tp.offset), positions[tp.topic, tp.partition]) for tp in answer.topic_partitions)
+
+
+def records_on(admin: AdminClient, topic: str, partitions: int) -> int:
+    """How many records were written to a topic so far, by its end offsets; waits for a topic that was just made."""
+    latest = {TopicPartition(topic, partition): OffsetSpec.latest() for partition in range(partitions)}
+    deadline = time.monotonic() + METADATA_S
+    while True:
+        try:
+            return sum(future.result().offset for future in admin.list_offsets(latest).values())
+        except KafkaException as error:
+            if error.args[0].code() not in NO_LEADER_YET or time.monotonic() > deadline:
+                raise
+            time.sleep(LOOK_INTERVAL_S)
+
+
+def resident_of(pid: int) -> int:
+    """Bytes of a process in memory now, from the proc file system; 0 where there is none."""
+    try:
+        text = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    except OSError:
+        return 0
+    found = re.search(r"^VmRSS:\s+(\d+) kB", text, re.MULTILINE)
+    return int(found[1]) * 1024 if found else 0
 
 
 def cpu_of(pid: int, main_thread: bool = False) -> float:
@@ -329,15 +363,17 @@ def cpu_of(pid: int, main_thread: bool = False) -> float:
 
 
 class CpuClock:
-    """CPU used from now on: by a program, by the servers, and by everything else on this machine."""
+    """CPU used from now on: by a program, by the servers, and by everything else; the program's memory at the end."""
 
     def __init__(self, pid: int, where: Servers) -> None:
+        self.resident_bytes = 0
         self._pid, self._where = pid, where
         self._begin = self._now()
 
     def stop(self) -> None:
         """End the measurement; the process must still be there."""
         end = self._now()
+        self.resident_bytes = resident_of(self._pid)
         self._all, self._loop, self._servers, self._mine, self._machine, self._seconds = (
             after - before for after, before in zip(end, self._begin, strict=True)
         )
@@ -491,9 +527,12 @@ __all__ = [
     "WrongResult",
     "check_redis",
     "check_topic",
+    "committed_events",
     "drop_topics",
     "empty_redis",
     "make_topics",
+    "records_on",
+    "resident_of",
     "servers",
     "wait_for",
     "wait_for_calm",

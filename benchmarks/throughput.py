@@ -16,10 +16,11 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median as middle
 
+from confluent_kafka.admin import AdminClient
 from rich.console import Console
 from rich.table import Table
 
@@ -36,11 +37,13 @@ from benchmarks.rig import (
     drop_topics,
     empty_redis,
     make_topics,
+    records_on,
     servers,
     wait_for_calm,
 )
 from benchmarks.workload import Options, Workload, make
 from schemas.topics import AVAILABILITY, STOCK_STATE
+from stockflow.embedded.process import LOOPBACK, free_port
 
 BAR = 0.60  # The share of the floor's throughput that all guarantees together may leave.
 FLOOR, CONFLATING, STOCKFLOW = PROGRAMS = ("floor", "conflating floor", "stockflow")
@@ -54,7 +57,7 @@ class Result:
 
     CPU is microseconds per event: of all threads, of the first one alone, which runs the loop, and of broker and
     Redis; `others` is the share of the machine that anything else took meanwhile. `records` are on the availability
-    topic, `state_records` on the state topic, both without those of the openings.
+    topic, `state_records` on the state topic, both without those of the openings; `resident_mb` is at the turn's end.
     """
 
     program: str
@@ -69,6 +72,7 @@ class Result:
     records: int
     record_bytes: int
     state_records: int = 0
+    resident_mb: float = 0.0
 
 
 def run_floor(
@@ -76,12 +80,13 @@ def run_floor(
 ) -> Result:
     """One turn of the floor on the events that wait behind a prefix."""
     empty_redis(where)
-    openings = workload.expected.keys
+    openings = workload.expected.keys + shape.warm_up
     loader = _loaded(where, prefix, workload)
     program = FloorRun(where, prefix, shape.partitions, openings, shape.events, linger_ms, conflates)
     try:
         program.heard("ready")
         wait_for_calm(calm_s)
+        before = records_on(AdminClient({"bootstrap.servers": where.bootstrap}), prefix + FLOOR_TOPIC, shape.partitions)
         clock = CpuClock(program.pid, where)
         begin = loader.release()
         seconds = program.heard("done")["done"] - begin
@@ -93,7 +98,10 @@ def run_floor(
     rate = shape.events / seconds
     name = CONFLATING if conflates else FLOOR
     cpu = clock.us_per(shape.events)
-    return Result(name, shape.events, seconds, rate, rate, *cpu, clock.others, records - openings, size)
+    memory = clock.resident_bytes / 1e6
+    return Result(
+        name, shape.events, seconds, rate, rate, *cpu, clock.others, records - before, size, resident_mb=memory
+    )
 
 
 def run_stockflow(
@@ -105,16 +113,22 @@ def run_stockflow(
     folder: Path,
     calm_s: float,
     py_spy: str | None = None,
+    view: bool = True,
 ) -> Result:
-    """One turn of `stockflow run` on the events that wait behind a prefix; with `py_spy` (its command) profiled."""
+    """One turn of `stockflow run` on the events that wait behind a prefix; with `py_spy` (its command) profiled.
+
+    Without `view` it finds no Redis at its address.
+    """
     empty_redis(where)
     loader = Loader(where, prefix)
     loader.load(workload.openings)
-    program = StockflowRun(where, prefix, settings, folder)
+    seen_by_it = where if view else replace(where, redis_url=f"redis://{LOOPBACK}:{free_port()}/0")
+    program = StockflowRun(seen_by_it, prefix, settings, folder)
     try:
         program.start()
         program.wait_committed(dict(loader.positions))
-        program.wait_visible()
+        if view:
+            program.wait_visible()
         before = dict(loader.positions)
         loader.hold_back(workload.events)
         already = sum(before.values())
@@ -125,7 +139,7 @@ def run_stockflow(
         profiler = None if py_spy is None else _profiler(py_spy, program.pid, folder)
         begin = loader.release()
         committed_at = program.wait_committed(loader.positions, lambda at, count: seen.append((at, count - already)))
-        visible_at = program.wait_visible()
+        visible_at = program.wait_visible() if view else committed_at
         clock.stop()
         sent = program.records_sent()
         if profiler is not None:
@@ -134,8 +148,9 @@ def run_stockflow(
         program.stop()
     finally:
         program.close()
-    records, size = check_topic(where, prefix + AVAILABILITY.name, workload.expected)
-    check_redis(where, workload.expected, hashes=True)
+    _, size = check_topic(where, prefix + AVAILABILITY.name, workload.expected)
+    if view:
+        check_redis(where, workload.expected, hashes=True)
     seconds = max(committed_at, visible_at) - begin
     return Result(
         STOCKFLOW,
@@ -145,9 +160,10 @@ def run_stockflow(
         _sustained(seen, shape.events),
         *clock.us_per(shape.events),
         clock.others,
-        records - workload.expected.keys,
+        sent[AVAILABILITY.name] - sent_before[AVAILABILITY.name],
         size,
         sent[STOCK_STATE.name] - sent_before[STOCK_STATE.name],
+        clock.resident_bytes / 1e6,
     )
 
 

@@ -15,6 +15,7 @@ from schemas.topics import ORDER_RESERVATIONS, POS_SALES, WMS_MOVEMENTS, partiti
 
 SALES_PERCENT, RECEIPTS_PERCENT = 85, 10  # The rest are reservations.
 LOCATIONS = 10  # Balances per SKU.
+HOT_SKUS = 10  # Share a flash sale.
 SPREAD_S = 60  # The events happened within so many seconds before they were produced, in order.
 HOLD_S = 6 * 3_600  # Holds outlive every measurement, so that what is committed can be checked at its end.
 
@@ -24,13 +25,19 @@ Batches = dict[tuple[str, int], list[dict[str, bytes]]]
 
 @dataclass(frozen=True)
 class Options:
-    """How many events over how many balances, and how uneven: weight of the n-th SKU is n to the power of -skew."""
+    """How many events over how many balances, and how uneven: weight of the n-th SKU is n to the power of -skew.
+
+    `warm_up` events come before them, with the openings, so that a program which gets faster by running has run.
+    The events of the numbers `hot`, from and to, are all of the first few SKUs.
+    """
 
     events: int = 400_000
     balances: int = 20_000
     partitions: int = 12
     seed: int = 3
     skew: float = 0.0
+    warm_up: int = 0
+    hot: tuple[int, int] = (0, 0)
 
 
 @dataclass
@@ -44,7 +51,7 @@ class Expected:
 
 @dataclass
 class Workload:
-    """Openings (one receipt per balance) and the events that follow, with the sums after both."""
+    """Openings (one receipt per balance, then the warm-up) and the events that follow, with the sums after both."""
 
     openings: Batches
     events: Batches
@@ -83,9 +90,11 @@ def make(options: Options, now_us: int, *, ordered: bool = False) -> Workload:
 
     until = stamps(now_us + HOLD_S * 1_000_000)(0)
     weights = None if options.skew == 0 else [(n + 1) ** -options.skew for n in range(skus)]
-    chosen = rng.choices(range(skus), weights, k=options.events)
+    chosen = rng.choices(range(skus), weights, k=options.warm_up + options.events)
+    for i in range(*options.hot):
+        chosen[options.warm_up + i] = i * 7 % min(HOT_SKUS, skus)
     stamp = stamps(start_us + SPREAD_S * 1_000_000)
-    step_us = SPREAD_S * 1_000_000 / max(1, options.events)
+    step_us = SPREAD_S * 1_000_000 / max(1, len(chosen))
     for i, n in enumerate(chosen):
         sku, place, at = names[n], places[rng.randrange(LOCATIONS)], stamp(int(i * step_us))
         what = rng.randrange(100)
@@ -101,11 +110,11 @@ def make(options: Options, now_us: int, *, ordered: bool = False) -> Workload:
             expected.committed += 1
             topic, value = ORDER_RESERVATIONS.name, _hold(f"e-{i}", at, sku, place, until)
         size += len(value)
-        if ordered:
+        if ordered and i >= options.warm_up:
             sequence.append((topic, home[n], sku.encode(), value))
         else:
-            events[topic, home[n]].append({"key": sku.encode(), "value": value})
-    return Workload(openings, events, expected, size // max(1, options.events), sequence)
+            (openings if i < options.warm_up else events)[topic, home[n]].append({"key": sku.encode(), "value": value})
+    return Workload(openings, events, expected, size // max(1, len(chosen)), sequence)
 
 
 def stamps(base_us: int) -> Callable[[int], str]:

@@ -1,0 +1,179 @@
+"""How long a restart takes to have its balances back, against a bare loop that reads and decodes the state topic.
+
+stockflow takes in so many balances and stops. Then, in turns: the bare loop, in a process of its own, reads the state
+topic to its end, decodes each record and keeps it in a dict; and `stockflow run` starts, and its own log says when its
+partitions were assigned and when the last one was restored. That includes what the loop has no need for: the claim of
+each partition and the tails of the outputs. `ready_s` is from the start of the process to its readiness.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from datetime import datetime
+from pathlib import Path
+
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
+from rich.console import Console
+
+from benchmarks import figures
+from benchmarks.rig import (
+    ROOT,
+    Loader,
+    Servers,
+    StockflowRun,
+    WrongResult,
+    add_place,
+    drop_topics,
+    empty_redis,
+    make_topics,
+    servers,
+    wait_for_calm,
+)
+from benchmarks.workload import Options, make
+from schemas.state import CLAIM_KEY, open_envelope
+from schemas.topics import STOCK_STATE
+from stock.ledger import check_packed
+
+BARE, STOCKFLOW = "bare", "stockflow"
+READ_MESSAGES = 10_000
+POLL_S = 0.05
+
+
+def bare(bootstrap: str, topic: str, partitions: int) -> dict[str, float]:
+    """Read and decode the state topic; seconds, records read, and keys kept."""
+    begin = time.monotonic()
+    consumer = Consumer(
+        {
+            "bootstrap.servers": bootstrap,
+            "group.id": "benchmark-restore",
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+        }
+    )
+    consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in range(partitions)])
+    kept: dict[str, bytes] = {}
+    read, left = 0, partitions
+    while left:
+        first = consumer.poll(POLL_S)  # `consume` with a time would wait for that many messages.
+        for message in () if first is None else (first, *consumer.consume(READ_MESSAGES, 0)):
+            error = message.error()
+            if error is not None:
+                if error.code() != KafkaError._PARTITION_EOF:
+                    raise KafkaException(error)
+                left -= 1
+                continue
+            read += 1
+            key, value = message.key().decode(), message.value()  # type: ignore[union-attr]
+            if value is None:
+                kept.pop(key, None)
+            elif key != CLAIM_KEY:
+                _, packed = open_envelope(value)
+                check_packed(key, packed)
+                kept[key] = packed
+    seconds = time.monotonic() - begin
+    consumer.close()
+    return {"seconds": seconds, "records": read, "keys": sum(not key.startswith("|") for key in kept)}
+
+
+def _bare_process(where: Servers, topic: str, partitions: int) -> dict[str, float]:
+    command = [sys.executable, "-m", "benchmarks.restore", "--bare", topic, "--bootstrap", where.bootstrap]
+    command += ["--partitions", str(partitions)]
+    done = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout)  # type: ignore[no-any-return]
+
+
+def restored(log: Path) -> dict[str, float]:
+    """What the log of one start says: seconds from the assignment to the last restored partition, and records."""
+    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines() if line.startswith("{")]
+    assigned = [line for line in lines if line.get("event") == "assigned"]
+    done = [line for line in lines if line.get("event") == "partition_restored"]
+    if not assigned or not done:
+        raise WrongResult(f"{log}: no partition was restored")
+    begin, end = (datetime.fromisoformat(line["timestamp"][:26]) for line in (assigned[0], done[-1]))
+    return {"seconds": (end - begin).total_seconds(), "keys": sum(line["records"] for line in done)}
+
+
+def measure(
+    where: Servers, balances: int, partitions: int, rounds: int, folder: Path, calm_s: float, console: Console
+) -> list[dict[str, dict[str, float]]]:
+    """All rounds: of each program what it measured.
+
+    Raises:
+        WrongResult: a program did not get every balance back.
+    """
+    prefix = f"restore-{os.getpid()}-"
+    workload = make(Options(0, balances, partitions), time.time_ns() // 1000)
+    make_topics(where, prefix, partitions)
+    empty_redis(where)
+    loader = Loader(where, prefix)
+    loader.load(workload.openings)
+    first = StockflowRun(where, prefix, {}, folder)
+    try:
+        first.start()
+        first.wait_committed(loader.positions)
+        first.wait_visible()
+        first.stop()
+    finally:
+        first.close()
+    found = []
+    for number in range(rounds):
+        one: dict[str, dict[str, float]] = {}
+        for program in (BARE, STOCKFLOW) if number % 2 == 0 else (STOCKFLOW, BARE):
+            wait_for_calm(calm_s)
+            if program == BARE:
+                one[program] = _bare_process(where, prefix + STOCK_STATE.name, partitions)
+            else:
+                one[program] = _restart(where, prefix, folder, number)
+            if one[program]["keys"] < workload.expected.keys:
+                raise WrongResult(f"{program}: {one[program]['keys']} balances, expected {workload.expected.keys}")
+        console.print(
+            f"restore round {number + 1}: bare {one[BARE]['seconds']:.2f} s, stockflow "
+            f"{one[STOCKFLOW]['seconds']:.2f} s, ready {one[STOCKFLOW]['ready_s']:.1f} s after its start"
+        )
+        found.append(one)
+    drop_topics(where, prefix)
+    return found
+
+
+def _restart(where: Servers, prefix: str, folder: Path, number: int) -> dict[str, float]:
+    program = StockflowRun(where, prefix, {}, folder)
+    program.log_file.unlink()
+    begin = time.monotonic()
+    try:
+        program.start()
+        ready_s = time.monotonic() - begin
+        program.stop()
+    finally:
+        program.close()
+    return {**restored(program.log_file), "ready_s": ready_s}
+
+
+def main() -> int:
+    """Measure and show."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--balances", type=int, default=1_000_000)
+    options.add_argument("--partitions", type=int, default=12)
+    options.add_argument("--rounds", type=int, default=3)
+    options.add_argument("--bare", metavar="TOPIC", help="run the bare loop over this topic in this process")
+    add_place(options)
+    chosen = options.parse_args()
+    if chosen.bare:
+        sys.stdout.write(json.dumps(bare(chosen.bootstrap, chosen.bare, chosen.partitions)))
+        return 0
+    console = Console()
+    with servers(chosen.folder, chosen.bootstrap, chosen.redis_url) as where:
+        console.print(where.description)
+        rounds = measure(where, chosen.balances, chosen.partitions, chosen.rounds, chosen.folder, chosen.calm, console)
+    seconds = [{name: one["seconds"] for name, one in each.items()} for each in rounds]
+    found = figures.ratio(seconds, STOCKFLOW, BARE)
+    console.print(f"{found['value']:.2f} times the bare loop ({found['low']:.2f} - {found['high']:.2f})")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
