@@ -21,7 +21,7 @@ from stock.balance import UNAVAILABLE, StateMoves
 from stock.times import HOUR_US
 
 WINDOW_US = 24 * HOUR_US  # After the newest fact of a group: then topics that told unequal sums contradict each other.
-KEPT_US = 48 * HOUR_US  # After the newest fact: how long a group still takes what is told late.
+KEPT_US = 48 * HOUR_US  # After the newest fact, and at least a window after its judgement: how long a group is kept.
 GROUPS_MAX = 200_000  # Groups remembered per partition; under 400 bytes each.
 ECHO_FACTS_MAX = 1_024  # Facts of one group; more is a client that gives everything the same echo.
 
@@ -197,7 +197,7 @@ class Echoes:
             self.forgotten_us = max(self.forgotten_us, max(told.time_us for told in self.facts(oldest)))
             del self._groups[oldest]
             self._dirty[oldest] = None
-        heappush(self._timers, (max(new.time_us, clock_us) + WINDOW_US, _JUDGE, key))
+        heappush(self._timers, (max(new.time_us + WINDOW_US, clock_us), _JUDGE, key))
         self._groups[key] = _encoder.encode([new])
         self._dirty[key] = None
         states = [(new.time_us, _STATES[new.state], -new.units)] if new.state else []
@@ -225,7 +225,8 @@ class Echoes:
             elif due_us > now_us:
                 heappush(self._timers, (due_us, kind, key))
             elif kind == _JUDGE:
-                heappush(self._timers, (newest_us + KEPT_US, _FORGET, key))
+                # What happened long ago may just have been told, and others will tell it, too.
+                heappush(self._timers, (max(newest_us + KEPT_US, now_us + WINDOW_US), _FORGET, key))
                 self.forgotten_us = max(self.forgotten_us, newest_us)
                 yield Contradiction(balance_of(key), echo_in(key), contradiction(facts), due_us)
             else:

@@ -186,7 +186,7 @@ def _of_echoes(first: pl.DataFrame, moment: Moment, legal: Legal) -> None:
     )
     for sku, location, echo, _, newest, oldest in told.iter_rows():
         due_us, gone_us = newest + DAY_US, newest + 2 * DAY_US
-        if oldest + DAY_US <= moment.latest_us and moment.earliest_us < gone_us + FORGET_US_MAX:
+        if oldest + DAY_US <= moment.latest_us:
             surely = due_us <= moment.earliest_us and moment.latest_us < gone_us and newest - oldest < DAY_US
             legal.add(("unmatched_echo", sku, location, echo), surely)
 

@@ -188,8 +188,30 @@ def test_a_contradiction_ends_when_it_is_forgotten() -> None:
     again.ledger.restore(dict(_values(desk.ledger.flush())), (), us(3) + WINDOW_US + 9)
     again.ledger.advance(us(3) + WINDOW_US + 9)
     assert [one.id for one in again.ledger.alerts.owed()] == [one.id for one in desk.ledger.alerts.owed()]
-    again.ledger.advance(us(3) + KEPT_US)
+    again.ledger.advance(us(3) + KEPT_US + 9)
     assert [one.state for one in again.ledger.alerts.owed()] == ["open", "closed"]
+
+
+def test_what_happened_days_ago_is_paired_and_judged_as_it_is_told() -> None:
+    """Its window is over by its own time; it is kept for a day from its telling, also by a process that restarts."""
+    desk = told(RECEIPT)
+    desk.ledger.advance(us(3) + 3 * WINDOW_US)
+    desk.tell(shipped(2, 3))
+    desk.ledger.advance(us(4) + 3 * WINDOW_US)
+    again = Desk(Ledger(Policies()))
+    again.ledger.restore(dict(_values(desk.ledger.flush())), (), us(5) + 3 * WINDOW_US)
+    again.next = desk.next.copy()
+    for one in (desk, again):
+        one.ledger.advance(us(6) + 3 * WINDOW_US)
+        assert one.tell(fulfilled(3, 4)) == ["applied"]
+        one.ledger.advance(us(7) + 3 * WINDOW_US)
+        assert [owed.units for owed in one.ledger.alerts.owed()] == [1]
+        assert one.tell(shipped(3, 1)) == ["echo"]
+        one.ledger.advance(us(8) + 3 * WINDOW_US)
+        assert [owed.state for owed in one.ledger.alerts.owed()] == ["open", "closed"]
+        assert one.record().on_hand == 16
+        one.ledger.advance(us(9) + 4 * WINDOW_US)
+        assert len(one.ledger.echoes) == 0
 
 
 def test_what_only_one_system_tells_is_no_contradiction() -> None:
@@ -204,6 +226,7 @@ def test_groups_are_forgotten_and_their_state_deleted() -> None:
     desk = told(RECEIPT, shipped(2, 3))
     desk.ledger.flush()
     assert len(desk.ledger.echoes) == 1
+    desk.ledger.advance(us(2) + WINDOW_US)
     desk.ledger.advance(us(2) + KEPT_US)
     assert len(desk.ledger.echoes) == 0
     assert (echo_key("SKU", "A", "L"), None) in desk.ledger.flush()
