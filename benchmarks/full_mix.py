@@ -155,7 +155,7 @@ def make_full(options: Options, now_us: int) -> Workload:
     for n, sku in enumerate(trade.names):
         for place in trade.places:
             put(openings, trade.open(sku, place), f"open-{n}-{place}", stamp(0))
-    stamp = stamps(start_us + SPREAD_S * 1_000_000)
+    stamp = stamps(start_us + SPREAD_S * 1_000_000, exact=True)
     step_us = SPREAD_S * 1_000_000 / max(1, options.events)
     for i in range(options.events):
         size += put(events, trade.next(i), f"e-{i}", stamp(int(i * step_us)))

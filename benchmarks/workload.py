@@ -117,8 +117,11 @@ def make(options: Options, now_us: int, *, ordered: bool = False) -> Workload:
     return Workload(openings, events, expected, size // max(1, len(chosen)), sequence)
 
 
-def stamps(base_us: int) -> Callable[[int], str]:
-    """RFC 3339 texts of microseconds after a base; the part up to the second is made once per second."""
+def stamps(base_us: int, exact: bool = False) -> Callable[[int], str]:
+    """RFC 3339 texts of microseconds after a base; the part up to the second is made once per second.
+
+    Cut to milliseconds unless they must be `exact`: a count must not share its time with what happened before it.
+    """
     known: dict[int, str] = {}
 
     def stamp(offset_us: int) -> str:
@@ -126,7 +129,7 @@ def stamps(base_us: int) -> Callable[[int], str]:
         text = known.get(second)
         if text is None:
             text = known[second] = datetime.fromtimestamp(second, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")
-        return f"{text}.{micro // 1000:03d}Z"
+        return f"{text}.{micro:06d}Z" if exact else f"{text}.{micro // 1000:03d}Z"
 
     return stamp
 
