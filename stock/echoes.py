@@ -157,12 +157,6 @@ class Echoes:
         packed = self._groups.get(key)
         return [] if packed is None else _decoder.decode(packed)
 
-    def of_balance(self, at: str) -> Iterator[tuple[str, list[Told]]]:
-        """Echo and facts of every group at `sku|location`; looks at all there are, so for tools only."""
-        for key in self._groups:
-            if balance_of(key) == at:
-                yield echo_in(key), self.facts(key)
-
     def is_full(self, key: str) -> bool:
         """Whether a group takes no more facts."""
         packed = self._groups.get(key)

@@ -413,11 +413,11 @@ class Ledger:
 
     def look(self, key: str) -> View:
         """What can be sold at a known key, now; leaves idle balances packed."""
-        return self._view(key, self._active.get(key) or unpack(self._idle[key]))
+        return self._view(key, self._resting(key))
 
     def peek(self, key: str) -> tuple[View, int]:
         """What holds at a known key now, and the digest of what was last acknowledged; leaves idle balances packed."""
-        balance = self._active.get(key) or unpack(self._idle[key])
+        balance = self._resting(key)
         return self._view(key, balance), balance.digest
 
     def settle(self, key: str) -> tuple[View, Balance]:
@@ -477,7 +477,7 @@ class Ledger:
 
     def cause(self, key: str) -> Cause | None:
         """What last changed a known key; leaves idle balances packed."""
-        return (self._active.get(key) or unpack(self._idle[key])).cause
+        return self._resting(key).cause
 
     def set_cause(self, key: str, cause: Cause) -> None:
         """Note a cause that is no fact of this balance, such as a policy; a receipt or return stays until published."""
@@ -697,6 +697,10 @@ class Ledger:
 
     # Inside
 
+    def _resting(self, key: str) -> Balance:
+        """The balance of a known key, to look at only; leaves idle balances packed."""
+        return self._active.get(key) or unpack(self._idle[key])
+
     def _view(self, key: str, balance: Balance, terms: Terms | None = None, committed: int | None = None) -> View:
         sku, _, location = key.partition("|")
         item = self.items.by_sku.get(sku)
@@ -710,7 +714,7 @@ class Ledger:
         )
 
     def _look_under(self, key: str, terms: Terms, committed: int) -> View:
-        return self._view(key, self._active.get(key) or unpack(self._idle[key]), terms, committed)
+        return self._view(key, self._resting(key), terms, committed)
 
     def _look_in(self, key: str, channel: str | None) -> View:
         """What a channel, or None for all, can sell at a known key, now; leaves idle balances packed."""
@@ -718,7 +722,7 @@ class Ledger:
             return self.look(key)
         sku, _, location = key.partition("|")
         terms = self.policies.channel_terms(sku, location, channel, self.items.by_sku.get(sku))
-        return self._view(key, self._active.get(key) or unpack(self._idle[key]), terms)
+        return self._view(key, self._resting(key), terms)
 
     def _network_terms(self, sku: str, channel: str | None) -> NetworkTerms:
         """What holds for a SKU over all locations."""
@@ -743,7 +747,7 @@ class Ledger:
         """The time of the newest count of a key, if that was net."""
         if key not in self:
             return None
-        balance = self._active.get(key) or unpack(self._idle[key])
+        balance = self._resting(key)
         return None if balance.net is None or balance.count is None else balance.count[0]
 
     def _await(self, key: str) -> list[str]:
