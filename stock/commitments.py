@@ -233,7 +233,7 @@ class Commitments:
         hold = self._orders.get(key)
         if hold is None:
             hold = Hold([-1] * self._topics, [])
-            self._add(sku, key, hold, new)
+            self._add(sku, key, hold, max(new.time_us, self.clock_us) + CLOSED_HORIZON_US)
         assert isinstance(hold, Hold)
         if offset <= hold.applied[topic]:
             return []
@@ -264,7 +264,7 @@ class Commitments:
         line = self._orders.get(key)
         if line is None:
             line = OrderLine([-1] * self._topics, [], {}, {})
-            self._add(sku, key, line, new)
+            self._add(sku, key, line, max(new.time_us, self.clock_us) + CLOSED_HORIZON_US)
         assert isinstance(line, OrderLine)
         if offset <= line.applied[topic]:
             return []
@@ -322,14 +322,11 @@ class Commitments:
         """Take back one hold or order line; the clock must have been set before."""
         order = _unpacked(key, packed)
         sku = key.partition("|")[0]
-        self._orders[key] = order
-        self._per_sku[sku] = self._per_sku.get(sku, 0) + 1
         # Not before an hour is over: its facts may be told late, or by slow clocks.
         due_us = max(order.last_us() + CLOSED_HORIZON_US, self.clock_us + HOUR_US)
-        heappush(self._timers, (min(due_us, self.clock_us + CLOSED_HORIZON_US), _FORGET, key))
+        self._add(sku, key, order, min(due_us, self.clock_us + CLOSED_HORIZON_US))
         self._doubt(key)
         if isinstance(order, OrderLine):
-            self._lines.setdefault(sku, {})[key] = None
             self._bind(sku, dict(order.left()))
             self._bind_line_for(sku, order.channels, order.left(), 1)
             return
@@ -381,12 +378,13 @@ class Commitments:
             self._ahead_us = 0
             self._ahead, self._ahead_units, self._ahead_at = {}, {}, {}
 
-    def _add(self, sku: str, key: str, order: Hold | OrderLine, first: Fact) -> None:
+    def _add(self, sku: str, key: str, order: Hold | OrderLine, forget_us: int) -> None:
+        """Remember a hold or order line, and look at some time whether it can be forgotten."""
         self._orders[key] = order
         self._per_sku[sku] = self._per_sku.get(sku, 0) + 1
         if isinstance(order, OrderLine):
             self._lines.setdefault(sku, {})[key] = None
-        heappush(self._timers, (max(first.time_us, self.clock_us) + CLOSED_HORIZON_US, _FORGET, key))
+        heappush(self._timers, (forget_us, _FORGET, key))
 
     def _doubt(self, key: str) -> None:
         """Have a doubt looked at when it is due; what is due in days is seen by `_forget`, which comes by."""
