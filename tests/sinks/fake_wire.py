@@ -11,6 +11,7 @@ from confluent_kafka import KafkaError
 
 from schemas.dead_letters import Header
 from schemas.records import Availability, NetworkAvailability, decode_availability, decode_network
+from schemas.state import open_envelope
 from sinks.network_lane import Tail
 from sinks.outlet import Outlet, OutletStats
 from sinks.streams import Delivered
@@ -74,6 +75,18 @@ class FakeLog:
     def foreign(self, key: bytes = b"foreign", value: bytes | None = b"foreign") -> None:
         """Somebody else appends a record."""
         self.records.append((key, value, []))
+
+
+def state_in(wire: FakeWire, upto: int | None = None) -> dict[str, bytes]:
+    """What the state log of a wire, or its first records, says: packed value by state key."""
+    state: dict[str, bytes] = {}
+    for key, value, _ in wire.logs["state"].records[:upto]:
+        assert key is not None
+        if value is None:
+            state.pop(key.decode(), None)
+        else:
+            state[key.decode()] = open_envelope(value)[1]
+    return state
 
 
 class FakeWire:

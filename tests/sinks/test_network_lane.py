@@ -7,12 +7,11 @@ from typing import Any
 import pytest
 
 from schemas.records import NetworkAvailability, decode_network
-from schemas.state import open_envelope
 from sinks.network_lane import Tail
 from stock.events import ItemSet, LocationSet, PolicySet
 from stock.ledger import Ledger
 from stock.policies import Change, Policies
-from tests.sinks.fake_wire import Window
+from tests.sinks.fake_wire import Window, state_in
 from tests.stock.facts import KEY, Desk, at, fact, location, policy, rules, told, us
 
 COUNT = fact("wms.count", 0, 9)
@@ -35,13 +34,7 @@ def units(records: list[NetworkAvailability | None]) -> list[int | None]:
 
 def successor(window: Window, **options: Any) -> Window:
     """Who restores what the state says."""
-    state: dict[str, bytes] = {}
-    for key, value, _ in window.wire.logs["state"].records:
-        assert key is not None
-        if value is None:
-            state.pop(key.decode(), None)
-        else:
-            state[key.decode()] = open_envelope(value)[1]
+    state = state_in(window.wire)
     ledger = Ledger(options.pop("policies", Policies()))
     ledger.restore(state, (), us(0))
     desk = Desk(ledger)

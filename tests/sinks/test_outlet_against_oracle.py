@@ -16,7 +16,7 @@ import pytest
 
 from schemas.dead_letters import origin
 from schemas.records import micros, moment, split_availability_key
-from schemas.state import CommitMetadata, decode_metadata, open_envelope
+from schemas.state import CommitMetadata, decode_metadata
 from schemas.topics import KEYED_INPUTS
 from sinks.network_lane import Tail
 from sinks.outlet import Letter
@@ -28,7 +28,7 @@ from stock.times import SECOND_US
 from tests.alerts_oracle import Limits, alert_problems
 from tests.network_oracle import expected_networks, network_disagreements
 from tests.oracle import Delisted, Fact, Promises, Setting, disagreements, expected, promises
-from tests.sinks.fake_wire import FakeMessage, FakeWire, Window
+from tests.sinks.fake_wire import FakeMessage, FakeWire, Window, state_in
 from tests.stock.facts import TOPICS, Desk, us
 from tests.strategies import SeededChoice, Storyteller, Told, World, to_wire
 from tests.test_ledger_against_oracle import POISON, Record, take, take_setting
@@ -132,13 +132,7 @@ class Life:
     def take_over(self) -> None:
         """Restore as the source does: state, then the tails of our outputs, then inputs from what was committed."""
         self.generation += 1
-        state: dict[str, bytes] = {}
-        for key, value, _ in self.wire.logs["state"].records:
-            assert key is not None
-            if value is None:
-                state.pop(key.decode(), None)
-            else:
-                state[key.decode()] = open_envelope(value)[1]
+        state = state_in(self.wire)
         positions, metadata = self.committed
         shown_from, letters_from = (metadata.availability, metadata.dead_letters) if metadata else (0, 0)
         shown = {(key or b"").decode() for key, _, _ in self.wire.logs["availability"].records[shown_from:]}

@@ -6,11 +6,10 @@ from typing import Any
 
 import msgspec
 
-from schemas.state import open_envelope
 from stock.alerts import ALERT_PREFIX
 from stock.ledger import Ledger
 from stock.policies import Policies
-from tests.sinks.fake_wire import Window
+from tests.sinks.fake_wire import Window, state_in
 from tests.stock.facts import KEY, Desk, fact, hold, policy, rules, told, us
 
 
@@ -74,13 +73,7 @@ def test_a_successor_sends_the_same_alert_again_until_it_is_acknowledged() -> No
     committed(window, 1)
     log = window.wire.logs["alerts"]
     log.land(silently=True)
-    state: dict[str, bytes] = {}
-    for key, value, _ in window.wire.logs["state"].records:
-        assert key is not None
-        if value is None:
-            state.pop(key.decode(), None)
-        else:
-            state[key.decode()] = open_envelope(value)[1]
+    state = state_in(window.wire)
     ledger = Ledger(Policies())
     ledger.restore(state, (), us(2))
     desk = Desk(ledger)
@@ -121,13 +114,7 @@ def test_an_alert_that_is_not_delivered_ends_the_process() -> None:
 
 def restarted(window: Window, now: float, without: str | None = None) -> Window:
     """Another process with what stands in the state log, but for keys with a prefix; it reads on from there."""
-    state: dict[str, bytes] = {}
-    for key, value, _ in window.wire.logs["state"].records:
-        assert key is not None
-        if value is None:
-            state.pop(key.decode(), None)
-        else:
-            state[key.decode()] = open_envelope(value)[1]
+    state = state_in(window.wire)
     ledger = Ledger(Policies())
     kept = {key: value for key, value in state.items() if without is None or not key.startswith(without)}
     ledger.restore(kept, (), us(now))

@@ -14,7 +14,7 @@ from stock.events import StockFact
 from stock.ledger import FACTS_REMEMBERED_MAX, OUTCOMES_KEY, Ledger
 from stock.policies import Policies
 from stock.recent import CHUNK_FACTS_MAX
-from tests.sinks.fake_wire import FakeMessage, Stream, Window
+from tests.sinks.fake_wire import FakeMessage, Stream, Window, state_in
 from tests.stock.facts import KEY, Desk, fact, told, us
 
 REFUSED = Letter(FakeMessage(b"k", b"v", 1, "pos-sales.v1"), Refusal("empty", "no value"), 0)  # type: ignore[arg-type]
@@ -87,13 +87,7 @@ def test_a_restart_commits_nothing_before_it_has_read_it_again() -> None:
 
 def restored(window: Window, upto: int | None = None, facts_max: int = FACTS_REMEMBERED_MAX) -> Desk:
     """A desk whose ledger is made of the state in the log, or of its first records, at the inputs' start."""
-    state: dict[str, bytes] = {}
-    for key, value, _ in window.wire.logs["state"].records[:upto]:
-        assert key is not None
-        if value is None:
-            state.pop(key.decode(), None)
-        else:
-            state[key.decode()] = open_envelope(value)[1]
+    state = state_in(window.wire, upto)
     ledger = Ledger(Policies(), facts_max)
     ledger.restore(state, (), us(1_000))
     return Desk(ledger)
