@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import latency
 from benchmarks.generator import Load
-from benchmarks.rig import Servers
+from benchmarks.rig import Servers, wait_for
 from benchmarks.watching import Due, RedisWatch, answering, dues
 from benchmarks.workload import HOT_SKUS, Options, make
 from stockflow.embedded import RedisServer
@@ -49,6 +49,12 @@ def test_a_flash_is_of_few_skus_and_the_rest_is_as_without() -> None:
     hot = {f"SKU-{n:08d}".encode() for n in range(HOT_SKUS)}
     assert {key for _, _, key, _ in sequence[first:last]} == hot
     assert not {key for _, _, key, _ in (*sequence[:first], *sequence[last:])} <= hot
+
+
+def look_through(watch: RedisWatch) -> None:
+    """Return once a look that began after the call has ended: one may be under way."""
+    before = len(watch.looks)
+    wait_for(lambda: len(watch.looks) >= before + 3, "look at Redis", 30)
 
 
 def _due(id: str, at: float, type: str = "pos.sale", location: str = "A") -> Due:
@@ -108,10 +114,10 @@ def test_the_view_is_timed_by_the_version_that_holds_the_event(private_redis: Ca
         answers = SimpleNamespace(versions={"old": 5, "other": 2})
         watch = RedisWatch(where, False, events, answers)  # type: ignore[arg-type]
         try:
-            time.sleep(0.05)
+            look_through(watch)
             changed = time.monotonic()
             client.set("S|A", value(7))
-            time.sleep(0.05)
+            look_through(watch)
         finally:
             watch.close()
     times = watch.times({"old": 5, "other": 2})
