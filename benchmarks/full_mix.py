@@ -19,7 +19,7 @@ from statistics import median as middle
 import orjson
 from rich.console import Console
 
-from benchmarks.rig import add_place, drop_topics, make_topics, servers
+from benchmarks.rig import add_place, add_shape, drop_topics, make_topics, servers
 from benchmarks.throughput import Result, run_stockflow
 from benchmarks.workload import HOLD_S, LOCATIONS, SPREAD_S, Batches, Expected, Options, Workload, make, stamps
 from schemas.topics import ORDER_RESERVATIONS, POS_SALES, WMS_MOVEMENTS, partition_of
@@ -166,11 +166,7 @@ def make_full(options: Options, now_us: int) -> Workload:
 def main() -> int:
     """Run both mixes in turns, show the ratio, write the results; 1 if the bar is missed."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--events", type=int, default=400_000)
-    options.add_argument("--balances", type=int, default=20_000)
-    options.add_argument("--partitions", type=int, default=12)
-    options.add_argument("--rounds", type=int, default=3)
-    options.add_argument("--seed", type=int, default=3)
+    add_shape(options, events=400_000, rounds=3)
     add_place(options)
     chosen = options.parse_args()
     console = Console()

@@ -17,7 +17,7 @@ from statistics import median
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.rig import Servers, WrongResult, add_place, drop_topics, make_topics, read_all, servers
+from benchmarks.rig import Servers, WrongResult, add_place, add_shape, drop_topics, make_topics, read_all, servers
 from benchmarks.throughput import Result, run_stockflow
 from benchmarks.workload import Batches, Options, Workload, make
 from schemas.topics import DEAD_LETTERS
@@ -131,11 +131,7 @@ def show(results: dict[str, list[Result]], console: Console) -> float:
 def parser() -> argparse.ArgumentParser:
     """Options of this program."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--events", type=int, default=300_000)
-    options.add_argument("--balances", type=int, default=20_000)
-    options.add_argument("--partitions", type=int, default=12)
-    options.add_argument("--rounds", type=int, default=5)
-    options.add_argument("--seed", type=int, default=3)
+    add_shape(options, events=300_000, rounds=5)
     add_place(options)
     return options
 

@@ -32,6 +32,7 @@ from benchmarks.rig import (
     empty_redis,
     make_topics,
     servers,
+    take_in,
     wait_for_calm,
 )
 from benchmarks.workload import Options, make
@@ -112,14 +113,7 @@ def measure(
     empty_redis(where)
     loader = Loader(where, prefix)
     loader.load(workload.openings)
-    first = StockflowRun(where, prefix, {}, folder)
-    try:
-        first.start()
-        first.wait_committed(loader.positions)
-        first.wait_visible()
-        first.stop()
-    finally:
-        first.close()
+    take_in(where, prefix, loader.positions, folder)
     found = []
     for number in range(rounds):
         one: dict[str, dict[str, float]] = {}

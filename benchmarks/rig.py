@@ -104,6 +104,15 @@ def add_place(options: argparse.ArgumentParser) -> None:
     options.add_argument("--folder", type=Path, default=Path(".cache/benchmarks"), help="for logs and results")
 
 
+def add_shape(options: argparse.ArgumentParser, events: int, rounds: int) -> None:
+    """The options that say what is measured: so many events, over so many balances, so many times."""
+    options.add_argument("--events", type=int, default=events)
+    options.add_argument("--balances", type=int, default=20_000)
+    options.add_argument("--partitions", type=int, default=12)
+    options.add_argument("--rounds", type=int, default=rounds)
+    options.add_argument("--seed", type=int, default=3)
+
+
 def make_topics(where: Servers, prefix: str, partitions: int) -> None:
     """A fresh topic set under a prefix, and the floor's output topic beside it."""
     config: dict[str, Any] = {"bootstrap.servers": where.bootstrap}
@@ -508,6 +517,18 @@ def empty_redis(where: Servers) -> None:
         client.flushdb()
 
 
+def take_in(where: Servers, prefix: str, positions: Mapping[tuple[str, int], int], folder: Path) -> None:
+    """Run stockflow until all below these positions is committed and shown in Redis, and stop it."""
+    program = StockflowRun(where, prefix, {}, folder)
+    try:
+        program.start()
+        program.wait_committed(positions)
+        program.wait_visible()
+        program.stop()
+    finally:
+        program.close()
+
+
 def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = FINISH_S) -> None:
     """Block until a condition holds.
 
@@ -534,6 +555,7 @@ __all__ = [
     "records_on",
     "resident_of",
     "servers",
+    "take_in",
     "wait_for",
     "wait_for_calm",
 ]

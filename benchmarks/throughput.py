@@ -32,6 +32,7 @@ from benchmarks.rig import (
     Servers,
     StockflowRun,
     add_place,
+    add_shape,
     check_redis,
     check_topic,
     drop_topics,
@@ -285,11 +286,7 @@ def show(results: list[Result], console: Console) -> float | None:
 def parser() -> argparse.ArgumentParser:
     """Options of this program."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--events", type=int, default=400_000)
-    options.add_argument("--balances", type=int, default=20_000)
-    options.add_argument("--partitions", type=int, default=12)
-    options.add_argument("--rounds", type=int, default=3)
-    options.add_argument("--seed", type=int, default=3)
+    add_shape(options, events=400_000, rounds=3)
     options.add_argument("--skew", type=float, default=0.0, help="0: all SKUs sell alike; 1: Zipf")
     options.add_argument("--linger-ms", type=int, default=5, help="of both programs' producers")
     options.add_argument("--routine-interval-ms", type=int, default=250)

@@ -26,6 +26,7 @@ from benchmarks.rig import (
     drop_topics,
     empty_redis,
     make_topics,
+    take_in,
     wait_for_calm,
 )
 from benchmarks.throughput import Result, run_stockflow
@@ -114,14 +115,7 @@ def catch_up(where: Servers, prefix: str, workload: Workload, shape: Options, fo
     empty_redis(where)
     loader = Loader(where, prefix)
     loader.load(workload.openings)
-    before = StockflowRun(where, prefix, {}, folder)
-    try:
-        before.start()
-        before.wait_committed(loader.positions)
-        before.wait_visible()
-        before.stop()
-    finally:
-        before.close()
+    take_in(where, prefix, loader.positions, folder)
     loader.load(workload.events)
     program = StockflowRun(where, prefix, {}, folder)
     try:
