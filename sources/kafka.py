@@ -92,6 +92,7 @@ class _Assignment:
     metadata: CommitMetadata | None = None
     resolved: bool = False  # whether `start` has been checked against the log
     to_seek: list[TopicPartition] = field(default_factory=list)
+    given_up: set[str] = field(default_factory=set)  # topics the client stopped at a position that is no more
     live: bool = False
     behind: dict[str, int] = field(default_factory=dict)  # by topic not caught up yet: its end after the claim
 
@@ -319,7 +320,8 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
         partition, topic = message.partition() or 0, str(message.topic())
         assignment = self._assignments.get(partition)
         if error.code() == KafkaError._AUTO_OFFSET_RESET and assignment is not None and not assignment.live:
-            pass  # it is not ours to read yet; whether its position is in the log is decided when it opens
+            # It is not ours to read yet: a fetch went out before the pause. What follows is decided when it opens.
+            assignment.given_up.add(topic)
         elif error.code() == KafkaError._AUTO_OFFSET_RESET:
             self._failure = _lost(topic, partition, str(error))
         elif error.fatal() or error.code() in _HOPELESS:
@@ -370,14 +372,32 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
     def _seek(self, assignment: _Assignment) -> bool:
         """Move to positions other than those assigned; False while the client has not begun with a partition."""
         while assignment.to_seek:
+            place = assignment.to_seek[-1]
             try:
-                self._consumer.seek(assignment.to_seek[-1])
+                if place.topic in assignment.given_up:
+                    self._begin_again(place)
+                else:
+                    self._consumer.seek(place)
             except KafkaException as error:
                 if error.args[0].code() == KafkaError._STATE:
                     return False
                 raise
             assignment.to_seek.pop()
         return True
+
+    def _begin_again(self, place: TopicPartition) -> None:
+        """Move a log that the client has given up: it refuses to seek there for as long as it holds the partition.
+
+        Raises:
+            SourceFailed: the classic protocol changes an assignment as a whole only.
+        """
+        if not self._incremental:
+            raise SourceFailed(
+                f"{place.topic} partition {place.partition}: the position was read too early: start again"
+            )
+        self._consumer.incremental_unassign([place])
+        self._consumer.incremental_assign([place])
+        self._consumer.pause([place])
 
     def _open(self, restored: Restored, assignment: _Assignment) -> None:
         partition = restored.partition
@@ -474,6 +494,7 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
                 self._epoch += 1
                 assignment = self._assignments[tp.partition] = _Assignment(self._epoch)
             assignment.held.add(tp.topic)
+            assignment.given_up.discard(tp.topic)
             assignment.start[tp.topic] = tp.offset
             # Topics that come later were asked later, and may be committed further: the tails fit the first answer.
             if tp.partition not in in_part:

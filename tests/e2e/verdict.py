@@ -125,21 +125,25 @@ def _keys(problems: list[str]) -> list[str]:
 
 
 def version_problems(records: Iterable[LogRecord], late_records: bool) -> list[str]:
-    """Where a version does not increase on its way through the topic."""
+    """Where a version does not increase on its way through the topic.
+
+    A late record of a fenced writer is an older one, or the newest once more; a newer one must follow.
+    """
     problems: list[str] = []
-    highest: dict[bytes | None, int] = {}
+    newest: dict[bytes | None, tuple[int, bytes]] = {}
     late: dict[bytes | None, str] = {}
     for record in records:
         if record.value is None:
             late.pop(record.key, None)  # delisted: a null has no version
             continue
         version = json.loads(record.value)["version"]
-        if version > highest.get(record.key, -1):
-            highest[record.key] = version
+        highest, told = newest.get(record.key, (-1, b""))
+        if version > highest:
+            newest[record.key] = version, record.value
             late.pop(record.key, None)
             continue
-        text = f"versions: {record.key!r}@{record.offset} has {version} after {highest[record.key]}"
-        if late_records and version < highest[record.key]:
+        text = f"versions: {record.key!r}@{record.offset} has {version} after {highest}"
+        if late_records and (version < highest or record.value == told):
             late[record.key] = f"{text}, and nothing newer follows"
         else:
             problems.append(text)

@@ -295,6 +295,7 @@ class _Fetch:
     position: int
     paused: bool = False
     begun: bool = False
+    given_up: bool = False
     end_told: int = -1
 
 
@@ -454,7 +455,7 @@ class SimConsumer:
     def seek(self, partition: TopicPartition) -> None:
         self._host.call("seek")
         fetch = self._fetches[partition.topic, partition.partition]
-        if not fetch.begun and self._host.timeline.percent(30):
+        if fetch.given_up or (not fetch.begun and self._host.timeline.percent(30)):
             raise KafkaException(KafkaError(KafkaError._STATE))
         fetch.position = partition.offset
 
@@ -551,7 +552,7 @@ class SimConsumer:
             fetch.position = log.first
         if not log.first <= fetch.position <= log.end:
             if self._reset == "error":
-                fetch.paused = True
+                fetch.paused = fetch.given_up = True
                 return self._event(log, fetch, KafkaError._AUTO_OFFSET_RESET)
             fetch.position = log.first
         record = log.at(fetch.position)

@@ -83,6 +83,10 @@ class FakeRestorer:
     def records_read(self) -> dict[int, int]:
         return {}
 
+    def abandon(self, partition: int) -> None: ...
+
+    def close(self) -> None: ...
+
 
 class FakeBounds:
     """Every log is empty."""
@@ -100,6 +104,10 @@ class FakeOutgoing:
 
     def serve(self, cuts_allowed: bool) -> None: ...
 
+    def finish(self, partitions: list[int], timeout_s: float) -> None: ...
+
+    def lose(self, partition: int) -> None: ...
+
 
 class FakeSettings:
     """Nothing is set."""
@@ -111,6 +119,8 @@ class FakeSettings:
 
     def newly_refused(self) -> list[object]:
         return []
+
+    def close(self) -> None: ...
 
 
 @pytest.fixture
