@@ -62,8 +62,9 @@ class Latency:
     """One program's turn. Times are milliseconds by quantile (`p50` to `max`), from the time an event was due.
 
     `late` is by how much the generator sent too late, `looks` the time between two looks at Redis. `share` of the
-    events were answered, `others` of the machine was used by other programs. `timeline` has, per second of due time,
-    events, median and 99th percentile. `events` are due second, Kafka and Redis milliseconds of each event.
+    events were answered, `others` of the machine was used by other programs, and `generator_cores` of one core by the
+    generator. `timeline` has, per second of due time, events, median and 99th percentile. `events` are due second,
+    Kafka and Redis milliseconds of each event.
     """
 
     program: str
@@ -78,6 +79,7 @@ class Latency:
     resident_mb: float
     timeline: list[dict[str, float]]
     histogram: str
+    generator_cores: float
     events: list[tuple[float, float | None, float | None]] = field(repr=False, default_factory=list)
 
     def plain(self) -> dict[str, object]:
@@ -163,7 +165,7 @@ def _watched(
         if program in (FLOOR, STOCKFLOW):
             every = max(1, int(len(counted) / (times[-1] - options.warm_up) / REDIS_RATE))
             watch = RedisWatch(where, program == STOCKFLOW, counted[::every], answers)
-        late = generator.finish()
+        late, generator_cores = generator.finish()
         deadline = time.monotonic() + LAST_ANSWER_S
         while events[-1].id not in answers.seen and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -183,6 +185,7 @@ def _watched(
         [] if watch is None else watch.looks,
         clock,
         len(events),
+        generator_cores,
     )
 
 
@@ -194,6 +197,7 @@ def _latency(
     looks: Sequence[float],
     clock: CpuClock,
     events: int,
+    generator_cores: float,
 ) -> Latency:
     rows = [
         (
@@ -220,6 +224,7 @@ def _latency(
         clock.resident_bytes / 1e6,
         timeline(rows),
         histogram.encode().decode(),
+        generator_cores,
         rows,
     )
 
@@ -286,8 +291,10 @@ def line(found: Latency) -> str:
         ", ".join(f"{name} {value:.1f}" for name, value in of.items()) or "-" for of in (found.kafka, found.redis)
     )
     return (
-        f"{found.program:14} Kafka {kafka}; Redis {shown}; generator late p99 {found.late['p99']:.2f}; answered "
-        f"{found.share:.1%}; CPU us/event {found.cpu_us:.0f}; {found.resident_mb:.0f} MB; others {found.others:.0%}"
+        f"{found.program:14} Kafka {kafka}; Redis {shown}; generator late p99 {found.late['p99']:.2f}, "
+        f"{found.generator_cores:.0%} of a core; answered {found.share:.1%}; "
+        f"CPU us/event {found.cpu_us:.0f} (servers {found.servers_cpu_us:.0f}); {found.resident_mb:.0f} MB; "
+        f"others {found.others:.0%}"
     )
 
 

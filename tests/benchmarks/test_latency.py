@@ -158,7 +158,7 @@ def test_a_short_run_times_every_event_in_kafka_and_some_in_redis(
 def test_a_run_is_refused_if_the_generator_was_late() -> None:
     """Ten per cent of the measured 99th percentile at most; figures of a late generator are not the program's."""
     for late, refused in ((0.9, False), (1.1, True)):
-        found = latency.Latency("floor", {"p99": 10.0}, {}, {"p99": late}, {}, 1.0, 0.0, 1.0, 1.0, 1.0, [], "")
+        found = latency.Latency("floor", {"p99": 10.0}, {}, {"p99": late}, {}, 1.0, 0.0, 1.0, 1.0, 1.0, [], "", 0.1)
         if refused:
             with pytest.raises(latency.Refused, match=r"1\.1 ms late"):
                 latency.accept(found)
