@@ -21,6 +21,7 @@ from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from schemas.records import split_availability_key
+from sinks.addresses import asks_for_tls
 
 # Stored. Changing these needs a migration.
 AVAILABILITY_PREFIX = "availability:"
@@ -348,12 +349,13 @@ def open_client(url: str) -> Any:
 def _options(parts: SplitResult, db: str) -> dict[str, Any]:
     """User, password, database and query parameters of a URL as redis-py reads them from its own URLs."""
     query = dict(parse_qsl(parts.query))
-    tls = query.pop("ssl", None)
+    tls = asks_for_tls(query)
+    query.pop("ssl", None)
     userinfo, at, _ = parts.netloc.rpartition("@")
     plain = f"redis://{userinfo}{at}localhost/{db}?{urlencode(query)}"
     options: dict[str, Any] = parse_url(plain)  # type: ignore[no-untyped-call]  # redis-py
     del options["host"]
-    if tls in ("true", "True", "1", "yes") or (tls is None and any(name.startswith("ssl_") for name in query)):
+    if tls:
         options["ssl"] = True
     return options
 

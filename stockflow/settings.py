@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from sinks.addresses import host_of, read_address
 from stock.doubts import Thresholds
 from stock.times import SECOND_US
 from stock.verdicts import NODE_ORDER, node_order
@@ -178,6 +180,7 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
     if not settings.bootstrap_servers.strip():
         raise InvalidSettings(f"{PREFIX}BOOTSTRAP_SERVERS is empty: name at least one broker as host:port")
     _check_redis_url(settings.redis_url)
+    _refuse_plain_text(settings)
     session_ms = settings.kafka.get("session.timeout.ms", "45000")
     if settings.group_protocol == "classic" and session_ms.isdigit() and settings.lease_ms >= int(session_ms):
         raise InvalidSettings(f"{PREFIX}LEASE_MS must be shorter than the group's session timeout of {session_ms} ms")
@@ -194,6 +197,30 @@ def _check_redis_url(url: str) -> None:
         raise InvalidSettings(
             f"{PREFIX}REDIS_URL is not an address that begins with one of: {', '.join(REDIS_SCHEMES)}"
         )
+
+
+def _refuse_plain_text(settings: Settings) -> None:
+    """Credentials leave this machine encrypted or not at all."""
+    protocol = settings.kafka.get("security.protocol", "plaintext").lower()
+    brokers = [broker.rpartition("://")[2].strip() for broker in settings.bootstrap_servers.split(",")]
+    if protocol == "sasl_plaintext" and not all(_is_loopback(host_of(broker)) for broker in brokers):
+        raise InvalidSettings(
+            f"{KAFKA_PREFIX}SECURITY_PROTOCOL=SASL_PLAINTEXT would send credentials unencrypted to another machine: "
+            "use SASL_SSL and a listener with TLS"
+        )
+    redis = read_address(settings.redis_url)
+    if redis.has_password and not redis.encrypted and not all(_is_loopback(host) for host in redis.hosts):
+        raise InvalidSettings(
+            f"{PREFIX}REDIS_URL would send its password unencrypted to another machine: use rediss:// "
+            "(for redis+sentinel:// and redis+cluster:// add ?ssl=true)"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:  # a name, then; what it stands for may change
+        return host == "localhost"
 
 
 def process_environment() -> dict[str, str]:

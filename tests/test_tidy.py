@@ -39,6 +39,9 @@ CLOCKS = {
     "time.gmtime",
     "time.localtime",
 }
+# Bytes from outside become data, never code.
+MAKES_CODE = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "jsonpickle"}
+RUNS_TEXT = {"eval", "exec", "compile", "__import__"}
 TOPIC_NAME = re.compile("|".join(rf"(?<![\w-]){re.escape(topic.name)}(?!\w)" for topic in TOPICS))
 
 # In pieces, so that this file does not break its own rule.
@@ -136,6 +139,22 @@ def time_is_an_argument(name: str, tree: ast.Module) -> Iterator[Finding]:
                 yield line, f"{used}: take the time, or a clock, as an argument"
 
 
+def bytes_never_become_code(name: str, tree: ast.Module) -> Iterator[Finding]:
+    if name.startswith("tests/"):
+        return
+    for node in ast.walk(tree):
+        modules: list[str] = []
+        if isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            modules = [node.module or ""]
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in RUNS_TEXT:
+            yield node.lineno, f"{node.func.id}: text that is run may come from outside"
+        for module in modules:
+            if module.partition(".")[0] in MAKES_CODE:
+                yield node.lineno, f"{module}: what it reads may run as code; use msgspec"
+
+
 def nothing_is_printed(name: str, tree: ast.Module) -> Iterator[Finding]:
     if not name.startswith(MAY_PRINT):
         for node in ast.walk(tree):
@@ -204,6 +223,7 @@ def every_test_says_its_rule(name: str, tree: ast.Module) -> Iterator[Finding]:
 RULES: tuple[Rule, ...] = (
     environment_is_read_in_one_place,
     time_is_an_argument,
+    bytes_never_become_code,
     nothing_is_printed,
     no_error_is_swallowed,
     topics_are_named_in_the_registry_only,
@@ -242,6 +262,12 @@ DOCUMENTED = '"""A module."""\n'
         ("clock at the edge", time_is_an_argument, "sources/x.py", "import time\ntime.monotonic()", []),
         ("a field called time", time_is_an_argument, "stock/x.py", "def f(event):\n    return event.time.time", []),
         ("sleeping", time_is_an_argument, "operations/x.py", "import time\ntime.sleep(1)", []),
+        ("pickle", bytes_never_become_code, "sinks/x.py", "import pickle", [1]),
+        ("part of it", bytes_never_become_code, "operations/x.py", "from pickle import loads as l", [1]),
+        ("below it", bytes_never_become_code, "stock/x.py", "import joblib.numpy_pickle as p", [1]),
+        ("eval", bytes_never_become_code, "stock/x.py", "f = eval('1')", [1]),
+        ("a method of that name", bytes_never_become_code, "stock/x.py", "import re\nre.compile('a')", []),
+        ("json", bytes_never_become_code, "stock/x.py", "import json", []),
         ("print", nothing_is_printed, "operations/x.py", "print(1)", [1]),
         ("print of a benchmark", nothing_is_printed, "benchmarks/x.py", "print(1)", []),
         ("method called print", nothing_is_printed, "operations/x.py", "console.print(1)", []),

@@ -1,4 +1,4 @@
-"""The rights that the chart asks for, on a real Kafka and a real Redis that grant nothing else.
+"""The rights that the chart asks for, on a real Kafka (TLS, SCRAM) and a real Redis that grant nothing else.
 
 What a process used is in the authorizer's own log, so a right too many shows as well as one too few.
 """
@@ -37,6 +37,7 @@ from schemas.topics import (
     partition_of,
 )
 from stockflow.embedded import KafkaBroker, RedisServer, ServerUnavailable
+from stockflow.embedded.kafka import find_java
 from stockflow.embedded.process import wait_until
 from tests import services
 from tests.e2e.harness import Pipeline
@@ -46,11 +47,13 @@ from tests.k8s.watched import FOREIGN, exported, watched
 PARTITIONS = 3
 WAIT_S = 30
 PASSWORD = "change-me"  # of every user, as in redis-users.acl
+WRONG = "not-the-password"
+STORE_PASSWORD = "store-hush"
 SKU, LOCATION = "SKU-1", "STORE-1"
 GONE = "SKU-2"  # delisted in the end
 USERS = ("admin", "stockflow", "stockflow-audit", "stockflow-scaler")
 SECURED = {
-    "security.protocol": "SASL_PLAINTEXT",
+    "security.protocol": "SASL_SSL",
     "sasl.mechanism": "SCRAM-SHA-512",
     "sasl.password": PASSWORD,
 }
@@ -70,9 +73,11 @@ ASKED_IN_VAIN = {
 
 
 class GuardedKafka(KafkaBroker):
-    """A broker that lets in by password, allows what is granted only, and logs each decision."""
+    """A broker that lets in by password over TLS, allows what is granted only, and logs each decision."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
+        store, self.certificate = folder / "broker.p12", folder / "broker.pem"
+        make_certificate(store, self.certificate)
         scram = [f"SCRAM-SHA-512=[name={user},password={PASSWORD}]" for user in USERS]
         super().__init__(
             services.CACHE,
@@ -80,7 +85,12 @@ class GuardedKafka(KafkaBroker):
             session_ms=3_000,
             format_arguments=[word for one in scram for word in ("--add-scram", one)],
             properties={
-                "listener.security.protocol.map": "PLAINTEXT:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT",
+                "listener.security.protocol.map": "PLAINTEXT:SASL_SSL,CONTROLLER:PLAINTEXT",
+                "ssl.keystore.type": "PKCS12",
+                "ssl.keystore.location": str(store),
+                "ssl.keystore.password": STORE_PASSWORD,
+                "ssl.truststore.type": "PEM",  # its own certificate: it is a client of itself
+                "ssl.truststore.location": str(self.certificate),
                 "sasl.enabled.mechanisms": "SCRAM-SHA-512",
                 "sasl.mechanism.inter.broker.protocol": "SCRAM-SHA-512",
                 "listener.name.plaintext.scram-sha-512.sasl.jaas.config": (
@@ -106,6 +116,17 @@ class GuardedKafka(KafkaBroker):
         }
 
 
+def make_certificate(store: Path, certificate: Path) -> None:
+    """A key for the loopback address with a certificate of its own, as Java wants it, and the certificate as PEM."""
+    keytool = Path(find_java()).resolve().with_name("keytool")
+    access = ["-keystore", str(store), "-storepass", STORE_PASSWORD, "-alias", "broker"]
+    run(
+        *(str(keytool), "-genkeypair", "-keyalg", "EC", "-storetype", "PKCS12", "-validity", "2"),
+        *("-dname", "CN=broker", "-ext", "san=ip:127.0.0.1", *access),
+    )
+    run(str(keytool), "-exportcert", "-rfc", "-file", str(certificate), *access)
+
+
 @pytest.fixture(scope="module")
 def granted() -> Mapping[str, set[Right]]:
     """What the KafkaUsers of the chart ask for."""
@@ -127,10 +148,10 @@ def _operation(camel: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def guarded(granted: Mapping[str, set[Right]]) -> Iterator[GuardedKafka]:
+def guarded(granted: Mapping[str, set[Right]], tmp_path_factory: pytest.TempPathFactory) -> Iterator[GuardedKafka]:
     """A broker with all topics and exactly these rights."""
     try:
-        broker = GuardedKafka()
+        broker = GuardedKafka(tmp_path_factory.mktemp("guarded"))
         broker.start()
     except ServerUnavailable as error:
         services.missing(error)
@@ -151,20 +172,22 @@ def guarded(granted: Mapping[str, set[Right]]) -> Iterator[GuardedKafka]:
         yield broker
 
 
-def client(broker: KafkaBroker, user: str) -> dict[str, str]:
+def client(broker: GuardedKafka, user: str) -> dict[str, str]:
     """How a client of this user reaches the broker."""
-    return {"bootstrap.servers": broker.bootstrap, "sasl.username": user, **SECURED}
+    ca = str(broker.certificate)
+    return {"bootstrap.servers": broker.bootstrap, "sasl.username": user, "ssl.ca.location": ca, **SECURED}
 
 
-def environment(broker: KafkaBroker, user: str, redis_url: str) -> dict[str, str]:
-    """Settings as the chart makes them for a user, but without TLS."""
+def environment(broker: GuardedKafka, user: str, redis_url: str) -> dict[str, str]:
+    """Settings as the chart makes them for a user."""
     return {
         "STOCKFLOW_BOOTSTRAP_SERVERS": broker.bootstrap,
         "STOCKFLOW_REDIS_URL": redis_url,
         "STOCKFLOW_METRICS_HOST": "127.0.0.1",
         **{
             "STOCKFLOW_KAFKA__" + name.upper().replace(".", "_"): value
-            for name, value in {**SECURED, "sasl.username": user}.items()
+            for name, value in client(broker, user).items()
+            if name != "bootstrap.servers"
         },
     }
 
@@ -186,7 +209,7 @@ class GuardedRedis(RedisServer):
 class Sender:
     """Whoever tells facts, as the admin of the test."""
 
-    def __init__(self, broker: KafkaBroker) -> None:
+    def __init__(self, broker: GuardedKafka) -> None:
         self._producer = Producer({**client(broker, "admin"), "partitioner": "murmur2_random"})
         self._told = 0
 
@@ -224,6 +247,7 @@ class Played:
     redis_used: set[str]
     audit: subprocess.CompletedProcess[str]
     metrics: str
+    logs: str
 
 
 @pytest.fixture(scope="module")
@@ -252,6 +276,12 @@ def played(
             wait_until(lambda: heir.metric("stockflow_foreign_writes_total") == 1, WAIT_S)
             wait_until(lambda: granted["stockflow"] <= guarded.decisions("stockflow", "Allowed"), WAIT_S)
             page = heir.get("/metrics")[1]
+        stranger = Pipeline(folder / "stranger", {**variables, "STOCKFLOW_KAFKA__SASL_PASSWORD": WRONG})
+        stranger.may_end = True
+        stranger.launch()
+        assert wait_until(lambda: stranger.exit_code == 1, WAIT_S)
+        stranger.close()
+        logs = [(folder / name / "pipeline.log").read_text() for name in ("first", "second", "stranger")]
         return Played(
             {user: guarded.decisions(user, "Allowed") for user in USERS},
             {user: guarded.decisions(user, "Denied") for user in USERS},
@@ -259,6 +289,7 @@ def played(
             {name.removeprefix("cmdstat_") for name in admin.info("commandstats")},
             audit,
             page,
+            "\n".join(logs),
         )
 
 
@@ -300,6 +331,15 @@ def test_audit_runs_with_its_own_users(played: Played) -> None:
     """It can read all that it compares."""
     assert played.audit.returncode == 0, played.audit.stdout + played.audit.stderr
     assert "EQUAL" in played.audit.stdout
+
+
+def test_no_password_is_in_logs_metrics_or_help(played: Played) -> None:
+    """Neither the right one nor one that the broker refuses, which ends the process with an error."""
+    assert "invalid credentials" in played.logs
+    helped = run(sys.executable, "-m", "stockflow", "run", "--help")
+    for text in (played.logs, played.metrics, played.audit.stdout, played.audit.stderr, helped.stdout):
+        assert PASSWORD not in text
+        assert WRONG not in text
 
 
 def test_metrics_page_has_what_is_watched_and_nothing_unwatched(played: Played) -> None:

@@ -73,6 +73,59 @@ def test_every_form_of_a_redis_address_is_taken(url: str) -> None:
     assert load({"STOCKFLOW_REDIS_URL": url}).redis_url == url
 
 
+FAR = "redis://user:hush-hush@cache.example:6379/0"
+
+
+@pytest.mark.parametrize(
+    ("url", "refused"),
+    [
+        (FAR, True),
+        ("redis://:hush-hush@10.0.0.5/0", True),
+        ("redis://cache.example/0?password=hush-hush", True),
+        ("redis+sentinel://:hush-hush@localhost:26379,two.example:26379/main", True),
+        ("redis+sentinel://localhost:26379,two.example:26379/main?sentinel_password=hush-hush", True),
+        ("redis+cluster://:hush-hush@one.example:6379?ssl=false&ssl_cert_reqs=none", True),
+        ("redis+cluster://:hush-hush@one.example:6379?ssl=true", False),
+        ("redis+sentinel://:hush-hush@one.example:26379/main?ssl_ca_certs=/ca.pem", False),
+        ("redis://user@cache.example/0", False),
+        ("redis://cache.example/0", False),
+        ("redis://:hush-hush@127.0.0.2/0", False),
+        ("redis://:hush-hush@[::1]/0", False),
+        ("unix://:hush-hush@/run/redis.sock", False),
+    ],
+)
+def test_a_password_for_redis_goes_to_no_other_machine_unencrypted(url: str, refused: bool) -> None:
+    """Nor does the text that refuses it contain it."""
+    if not refused:
+        assert load({"STOCKFLOW_REDIS_URL": url}).redis_url == url
+        return
+    with pytest.raises(InvalidSettings, match="unencrypted") as raised:
+        load({"STOCKFLOW_REDIS_URL": url})
+    assert "hush-hush" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "brokers", "refused"),
+    [
+        ("SASL_PLAINTEXT", "kafka.example:9092", True),
+        ("sasl_plaintext", "127.0.0.1:9092,10.0.0.5:9092", True),
+        ("SASL_PLAINTEXT", "SASL_PLAINTEXT://kafka.example:9092", True),
+        ("SASL_PLAINTEXT", "localhost:9092, [::1]:9092", False),
+        ("SASL_SSL", "kafka.example:9093", False),
+        ("SSL", "kafka.example:9093", False),
+        ("PLAINTEXT", "kafka.example:9092", False),
+    ],
+)
+def test_credentials_for_kafka_go_to_no_other_machine_unencrypted(protocol: str, brokers: str, refused: bool) -> None:
+    """Whatever the mechanism: what SCRAM says without TLS can be guessed at offline."""
+    environ = {"STOCKFLOW_KAFKA__SECURITY_PROTOCOL": protocol, "STOCKFLOW_BOOTSTRAP_SERVERS": brokers}
+    if not refused:
+        assert load(environ).bootstrap_servers == brokers
+        return
+    with pytest.raises(InvalidSettings, match="use SASL_SSL"):
+        load(environ)
+
+
 def test_a_setting_may_stand_in_a_file(tmp_path: Path) -> None:
     """For secrets; the white space around it does not count."""
     file = tmp_path / "secret"
