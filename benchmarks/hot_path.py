@@ -38,9 +38,18 @@ STAGES = ("decode and apply", "publish", "publish after the interval", "acknowle
 class FakeMessage:
     """A consumed record or a delivery report."""
 
-    __slots__ = ("_key", "_offset", "_timestamp", "_topic", "_value")
+    __slots__ = ("_headers", "_key", "_offset", "_timestamp", "_topic", "_value")
 
-    def __init__(self, topic: str, key: bytes, value: bytes, offset: int, timestamp: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        topic: str,
+        key: bytes,
+        value: bytes,
+        offset: int,
+        timestamp: tuple[int, int],
+        headers: list[tuple[str, bytes]] | None = None,
+    ) -> None:
+        self._headers = headers
         self._topic, self._key, self._value = topic, key, value
         self._offset, self._timestamp = offset, timestamp
 
@@ -64,6 +73,10 @@ class FakeMessage:
         """Kind and milliseconds."""
         return self._timestamp
 
+    def headers(self) -> list[tuple[str, bytes]] | None:
+        """Its trace context, if any."""
+        return self._headers
+
     def error(self) -> None:
         """None: it is a record."""
 
@@ -82,11 +95,15 @@ class Lists:
         """Take availability records."""
         self.sent.append(("availability", partition, records, done))
 
-    def network(self, partition: int, records: Sequence[tuple[str, bytes | None]], done: Delivered) -> None:
+    def network(
+        self, partition: int, records: Sequence[tuple[str, bytes | None]], done: Delivered, headers: object = ()
+    ) -> None:
         """Take network records."""
         self.sent.append(("network", partition, records, done))
 
-    def verdicts(self, partition: int, records: Sequence[tuple[str, bytes]], done: Delivered) -> None:
+    def verdicts(
+        self, partition: int, records: Sequence[tuple[str, bytes]], done: Delivered, headers: object = ()
+    ) -> None:
         """Take answers to requests."""
         self.sent.append(("verdicts", partition, records, done))
 
