@@ -28,7 +28,7 @@ RUN python -m venv backend \
     && backend/bin/pip install --quiet hatchling \
     && backend/bin/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir own . \
     && python -m venv --without-pip /opt/stockflow \
-    && pip --python /opt/stockflow/bin/python install --quiet --only-binary :all: own/stockflow-*.whl \
+    && pip --python /opt/stockflow/bin/python install --quiet --only-binary :all: "$(echo own/stockflow-*.whl)[tracing]" \
     && /opt/stockflow/bin/stockflow --help > /dev/null
 
 # What is in the image, with the hashes of the wheels it came from.

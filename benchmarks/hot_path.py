@@ -22,12 +22,14 @@ from rich.table import Table
 from benchmarks.full_mix import make_full
 from benchmarks.workload import Batches, Options, make
 from dataflows.keep_balances import BalanceContext, BalanceStats, KeepBalances
+from dataflows.tracing import Tracing
 from schemas.topics import KEYED_INPUTS
 from sinks.outlet import Delivered, Outlet, OutletStats
 from sources.arrivals import Arrival, Batch, CaughtUp, Opened
 from sources.kafka import BACKLOG_MESSAGES
 from sources.restore import Restored
 from stock.policies import Policies
+from stockflow.tracing import BatchSpans
 
 FETCH_EVENTS = 4_700  # In the 1 MB that Kafka hands out at a time of one partition.
 CUT_INTERVAL_S = 0.2
@@ -38,9 +40,18 @@ STAGES = ("decode and apply", "publish", "publish after the interval", "acknowle
 class FakeMessage:
     """A consumed record or a delivery report."""
 
-    __slots__ = ("_key", "_offset", "_timestamp", "_topic", "_value")
+    __slots__ = ("_headers", "_key", "_offset", "_timestamp", "_topic", "_value")
 
-    def __init__(self, topic: str, key: bytes, value: bytes, offset: int, timestamp: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        topic: str,
+        key: bytes,
+        value: bytes,
+        offset: int,
+        timestamp: tuple[int, int],
+        headers: list[tuple[str, bytes]] | None = None,
+    ) -> None:
+        self._headers = headers
         self._topic, self._key, self._value = topic, key, value
         self._offset, self._timestamp = offset, timestamp
 
@@ -64,6 +75,10 @@ class FakeMessage:
         """Kind and milliseconds."""
         return self._timestamp
 
+    def headers(self) -> list[tuple[str, bytes]] | None:
+        """Its trace context, if any."""
+        return self._headers
+
     def error(self) -> None:
         """None: it is a record."""
 
@@ -82,11 +97,15 @@ class Lists:
         """Take availability records."""
         self.sent.append(("availability", partition, records, done))
 
-    def network(self, partition: int, records: Sequence[tuple[str, bytes | None]], done: Delivered) -> None:
+    def network(
+        self, partition: int, records: Sequence[tuple[str, bytes | None]], done: Delivered, headers: object = ()
+    ) -> None:
         """Take network records."""
         self.sent.append(("network", partition, records, done))
 
-    def verdicts(self, partition: int, records: Sequence[tuple[str, bytes]], done: Delivered) -> None:
+    def verdicts(
+        self, partition: int, records: Sequence[tuple[str, bytes]], done: Delivered, headers: object = ()
+    ) -> None:
         """Take answers to requests."""
         self.sent.append(("verdicts", partition, records, done))
 
@@ -122,13 +141,29 @@ class Lists:
 class Loop:
     """The worker's loop over fake ends, with a stop-watch per stage."""
 
-    def __init__(self, shape: Options, routine_interval_s: float) -> None:
+    def __init__(
+        self,
+        shape: Options,
+        routine_interval_s: float,
+        traced: float = 0.0,
+        trace_context: bool = True,
+        tracing: Tracing | None = None,
+    ) -> None:
         self.now = 1_000.0
+        self._traced, self._tracing = traced, tracing
         self.spent = dict.fromkeys(STAGES, 0.0)
         self._partitions = shape.partitions
         topics = {topic.name: number for number, topic in enumerate(KEYED_INPUTS)}
         self._context = BalanceContext(
-            Policies(), topics, shape.partitions, 500_000, BalanceStats(), self.wall_us, _die
+            Policies(),
+            topics,
+            shape.partitions,
+            500_000,
+            BalanceStats(),
+            self.wall_us,
+            _die,
+            trace_context,
+            tracing=tracing,
         )
         self._steps = [KeepBalances(self._context) for _ in range(shape.partitions)]
         self.lists = Lists()
@@ -163,15 +198,20 @@ class Loop:
     def run(self, batches: Batches, rate: float, spread: int) -> int:
         """Take in all events, as if so many came per second; the number of them."""
         total = 0
-        for turn in _turns(batches, self._partitions, spread, self.wall_us):
+        for turn in _turns(batches, self._partitions, spread, self.wall_us, self._traced):
             self.now += sum(len(messages) for _, messages in turn) / rate
             self._serve()
             for partition, messages in turn:
                 arrivals: list[Arrival] = [Batch(1, messages)]  # type: ignore[arg-type]
                 with self._timed("decode and apply"):
-                    self._steps[partition].on_batch(arrivals)
+                    [change], _ = self._steps[partition].on_batch(arrivals)
                 with self._timed("publish"):
-                    self._outlets[partition].publish(self.now, self.wall_us())
+                    outlet = self._outlets[partition]
+                    if change.traces:
+                        outlet.traces.remember(change.traces)
+                    outlet.publish(self.now, self.wall_us())
+                    if change.traced_batch is not None and self._tracing is not None:
+                        self._tracing.processed(partition, change.traced_batch, self.wall_us())
                 total += len(messages)
         for _ in range(3):
             self.now += 1.0
@@ -200,14 +240,14 @@ class Loop:
 
 
 def _turns(
-    batches: Batches, partitions: int, spread: int, wall_us: Callable[[], int]
+    batches: Batches, partitions: int, spread: int, wall_us: Callable[[], int], traced: float
 ) -> Iterator[list[tuple[int, list[FakeMessage]]]]:
     """The events in turns as large as the source makes them, from `spread` partitions, one list for each."""
     queues: dict[int, list[FakeMessage]] = {partition: [] for partition in range(partitions)}
     stamp = (1, wall_us() // 1_000)
     for (topic, partition), messages in batches.items():
         queues[partition] += [
-            FakeMessage(topic, message["key"], message["value"], offset, stamp)
+            FakeMessage(topic, message["key"], message["value"], offset, stamp, _context_of(offset, traced))
             for offset, message in enumerate(messages, _offsets[topic, partition])
         ]
         _offsets[topic, partition] += len(messages)
@@ -218,6 +258,13 @@ def _turns(
             turn = [(p, queues[p][at : at + each]) for p in range(first, min(partitions, first + spread))]
             yield [(partition, messages) for partition, messages in turn if messages]
         at += each
+
+
+def _context_of(offset: int, traced: float) -> list[tuple[str, bytes]] | None:
+    """A context for so large a share of the records, evenly spread over a log."""
+    if int((offset + 1) * traced) == int(offset * traced):
+        return None
+    return [("traceparent", f"00-{offset + 1:032x}-{offset + 1:016x}-01".encode())]
 
 
 _offsets: dict[tuple[str, int], int] = defaultdict(int)
@@ -231,6 +278,20 @@ def _die(error: BaseException) -> NoReturn:
     raise error
 
 
+def _spans() -> BatchSpans:
+    """Spans as in a pipeline, for an exporter that drops them; that thread's work is not measured here."""
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+
+    class Nowhere(SpanExporter):
+        def export(self, spans: object) -> SpanExportResult:
+            return SpanExportResult.SUCCESS
+
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(BatchSpanProcessor(Nowhere()))
+    return BatchSpans(provider.get_tracer("stockflow"), provider, "stockflow", time.monotonic, None)
+
+
 def main() -> int:
     """Measure and show."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -241,11 +302,15 @@ def main() -> int:
     options.add_argument("--skew", type=float, default=0.0, help="0: all SKUs sell alike; 1: Zipf")
     options.add_argument("--routine-interval-ms", type=int, default=250)
     options.add_argument("--full-mix", action="store_true", help="every kind of event instead of the plain mix")
+    options.add_argument("--traced", type=float, default=0.0, help="share of events that carry a trace context")
+    options.add_argument("--trace-context", choices=("on", "off"), default="on", help="as STOCKFLOW_TRACE_CONTEXT")
+    options.add_argument("--spans", action="store_true", help="make spans, which are exported to nowhere")
     options.add_argument("--profile", action="store_true", help="show where the time goes, by cProfile, instead")
     chosen = options.parse_args()
     shape = Options(chosen.events, chosen.balances, skew=chosen.skew)
     workload = (make_full if chosen.full_mix else make)(shape, START_US + 1_000_000_000)
-    loop = Loop(shape, chosen.routine_interval_ms / 1_000)
+    tracing = _spans() if chosen.spans else None
+    loop = Loop(shape, chosen.routine_interval_ms / 1_000, chosen.traced, chosen.trace_context == "on", tracing)
     loop.run(workload.openings, chosen.rate, chosen.spread)
     before = dict(loop.lists.counts)
     loop.spent = dict.fromkeys(STAGES, 0.0)

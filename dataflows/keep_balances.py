@@ -10,15 +10,17 @@ from typing import Any, NoReturn
 from bytewax.operators import StatefulBatchLogic
 from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Message
 
+from dataflows.tracing import LINKS_MAX, TracedBatch, Tracing
 from schemas.events import ItemRemoved, Refusal, check_names, decode, decode_item
 from schemas.topics import KEYED_INPUTS, STOCK_ITEMS, partition_of
+from schemas.traces import Trace, is_sampled, trace_in
 from sinks.latency import Latencies
-from sinks.outlet import Letter, headers_of
+from sinks.outlet import Letter
 from sources.arrivals import Arrival, Batch, CaughtUp, Closed, Opened, SettingsRefused
 from sources.restore import Restored
 from stock.doubts import Thresholds
 from stock.effects import SUPPORTED
-from stock.events import ItemSet, ReservationRequested
+from stock.events import ItemSet
 from stock.ledger import OUTCOMES, Ledger, LimitReached
 from stock.policies import Policies
 from stock.times import moment
@@ -38,7 +40,8 @@ class Changes:
     opened: tuple[Restored, Ledger] | None = None
     caught_up: bool = False
     closed: bool = False
-    traces: Mapping[str, bytes] = field(default_factory=dict)  # traceparent by key, only if records have headers
+    traces: Mapping[tuple[str, str], Trace] = field(default_factory=dict)  # of its events, by their source and id
+    traced_batch: TracedBatch | None = None
 
 
 class BalanceStats:
@@ -63,7 +66,7 @@ class NotAdmitted(Exception):
 class BalanceContext:
     """What every partition's step shares. `topics`: positions of the keyed inputs by their name on the broker.
     `traced`: hand the trace context of events on to the records they cause. `node_order`: as in `Ledger`.
-    `thresholds`: of alerts.
+    `thresholds`: of alerts. `tracing`: is told of batches with events that somebody follows.
 
     `die` ends the process at once: an exception that Bytewax unwinds takes seconds, in which records still go out.
     """
@@ -78,6 +81,33 @@ class BalanceContext:
     traced: bool = False
     node_order: Sequence[str] = NODE_ORDER
     thresholds: Thresholds = field(default_factory=Thresholds)
+    tracing: Tracing | None = None
+
+
+class _Followed:
+    """The trace contexts found in a batch: those that go on, and those that a span is linked to."""
+
+    def __init__(self) -> None:
+        self.traces: dict[tuple[str, str], Trace] = {}
+        self.sampled = 0
+        self.links: list[Trace] = []
+        self.topics: dict[str, None] = {}
+
+    def note(self, topic: Any, headers: Any) -> Trace | None:
+        """The context in a message's headers."""
+        trace = trace_in(headers)
+        if trace is not None and is_sampled(trace):
+            self.sampled += 1
+            self.topics[topic] = None
+            if len(self.links) < LINKS_MAX:
+                self.links.append(trace)
+        return trace
+
+    def batch(self, began_us: int, messages: int, refused: int) -> TracedBatch | None:
+        """What a span is made of; None if nobody follows any of the events."""
+        if not self.sampled:
+            return None
+        return TracedBatch(began_us, messages, refused, tuple(self.topics), self.sampled, tuple(self.links))
 
 
 class KeepBalances(StatefulBatchLogic[Arrival, Changes, None]):
@@ -89,7 +119,6 @@ class KeepBalances(StatefulBatchLogic[Arrival, Changes, None]):
         self._ledger: Ledger | None = None
         self._epoch = 0
         self._caught_up = False
-        self._traces: dict[str, bytes] = {}
 
     def on_batch(self, values: list[Arrival]) -> tuple[Iterable[Changes], bool]:
         """Take in arrivals in order; one `Changes` comes out for each that belongs to the present assignment."""
@@ -129,9 +158,7 @@ class KeepBalances(StatefulBatchLogic[Arrival, Changes, None]):
         if arrival.epoch != self._epoch or self._ledger is None:
             return Changes(arrival.epoch, 1)
         if isinstance(arrival, Batch):
-            self._traces = {}
-            letters = self._apply(self._ledger, arrival.messages)
-            return Changes(self._epoch, 1, letters, traces=self._traces)
+            return self._apply(self._ledger, arrival.messages)
         if isinstance(arrival, SettingsRefused):
             return Changes(self._epoch, 1, tuple(Letter(r.message, r.refusal, _SETTINGS) for r in arrival.refused))
         assert isinstance(arrival, CaughtUp)
@@ -153,8 +180,9 @@ class KeepBalances(StatefulBatchLogic[Arrival, Changes, None]):
         self._partition, self._epoch, self._caught_up = restored.partition, restored.epoch, False
         return Changes(restored.epoch, 1, opened=(restored, self._ledger))
 
-    def _apply(self, ledger: Ledger, messages: list[Message]) -> tuple[Letter, ...]:
+    def _apply(self, ledger: Ledger, messages: list[Message]) -> Changes:
         context = self._context
+        follows, followed = context.traced or context.tracing is not None, _Followed()
         topics, stats = context.topics, context.stats
         events = stats.events
         now_us = context.wall_us()
@@ -170,9 +198,19 @@ class KeepBalances(StatefulBatchLogic[Arrival, Changes, None]):
             # Other clients write -1 for "none" and still call it a time of creation.
             timestamp_us = now_us if kind == TIMESTAMP_NOT_AVAILABLE or timestamp_ms < 0 else timestamp_ms * 1000
             event: Any
+            trace = None
+            if follows:
+                try:
+                    headers = message.headers()
+                except UnicodeDecodeError:  # Kafka itself takes any bytes as a name.
+                    headers = None
+                if headers:
+                    trace = followed.note(message.topic(), headers)
             if topic == _ITEMS:
                 event = self._apply_item(ledger, message, offset, timestamp_us)
-                if event is None:
+                if event.__class__ is not Refusal:
+                    if trace is not None and event.__class__ is ItemSet:
+                        followed.traces[event.source, event.id] = trace
                     continue
             else:
                 event = decode(topic, message.value(), timestamp_us)
@@ -186,8 +224,8 @@ class KeepBalances(StatefulBatchLogic[Arrival, Changes, None]):
                 except LimitReached as reason:
                     event = Refusal("limit", str(reason))
                 else:
-                    if context.traced:
-                        self._trace(ledger, event, message)
+                    if trace is not None:
+                        followed.traces[event.source, event.id] = trace
                     if outcome is not None:
                         events[event.__class__][outcome] += 1
                         applied[timestamp_us] = applied.get(timestamp_us, 0) + 1
@@ -199,10 +237,14 @@ class KeepBalances(StatefulBatchLogic[Arrival, Changes, None]):
             stats.applied.observe((now_us - timestamp_us) / 1e6, facts)
         if self._caught_up:
             ledger.advance(context.wall_us())
-        return tuple(letters)
+        traces = followed.traces if context.traced else {}
+        batch = followed.batch(now_us, len(messages), len(letters))
+        return Changes(self._epoch, 1, tuple(letters), traces=traces, traced_batch=batch)
 
-    def _apply_item(self, ledger: Ledger, message: Message, offset: int, timestamp_us: int) -> Refusal | None:
-        """Let one record of the items topic hold, or say why it is refused."""
+    def _apply_item(
+        self, ledger: Ledger, message: Message, offset: int, timestamp_us: int
+    ) -> ItemSet | ItemRemoved | Refusal:
+        """Let one record of the items topic hold, and give it back, or say why it is refused."""
         event = decode_item(message.key(), message.value(), timestamp_us)
         if isinstance(event, Refusal):
             return event
@@ -212,19 +254,7 @@ class KeepBalances(StatefulBatchLogic[Arrival, Changes, None]):
             return reason.refusal
         if outcome is not None:
             self._context.stats.events[ItemSet][outcome] += 1
-        return None
-
-    def _trace(self, ledger: Ledger, event: Any, message: Message) -> None:
-        """Remember the trace of the newest event of each key, for the record that it leads to."""
-        location = event.location
-        if event.__class__ is ReservationRequested:
-            decision = ledger.answers[-1][1] if ledger.answers else None
-            if decision is None or decision.id != event.id or not decision.units:
-                return  # it changed nothing
-            location = decision.location
-        for name, value in headers_of(message) or ():
-            if name == "traceparent" and isinstance(value, bytes):
-                self._traces[f"{event.sku}|{location}"] = value
+        return event
 
     def _admit(self, sku: str, location: str | None) -> None:
         """Keep out what cannot have a balance here; asked for new keys only, since known ones were checked before."""

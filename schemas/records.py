@@ -202,9 +202,9 @@ def decode_network(value: bytes) -> NetworkAvailability:
     return _network_decoder.decode(value)
 
 
-def cloudevents_headers(key: str, record: Availability, traceparent: bytes | None) -> list[tuple[str, bytes]]:
-    """The headers of CloudEvents' Kafka binary mode for a record, with the trace of the event behind it, if any."""
-    headers = [
+def cloudevents_headers(key: str, record: Availability) -> list[tuple[str, bytes]]:
+    """The headers of CloudEvents' Kafka binary mode for a record."""
+    return [
         ("ce_specversion", b"1.0"),
         ("ce_id", f"{key}@{record.version}".encode()),
         ("ce_type", f"stockflow.{AVAILABILITY.name}".encode()),
@@ -213,7 +213,6 @@ def cloudevents_headers(key: str, record: Availability, traceparent: bytes | Non
         ("ce_subject", key.encode()),
         ("content-type", b"application/json"),
     ]
-    return headers if traceparent is None else [*headers, ("traceparent", traceparent)]
 
 
 def availability_key(sku: str, location: str) -> str:

@@ -7,7 +7,7 @@ digest is in doubt until its record is acknowledged, and a cut waits for what wa
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from heapq import heappop, heappush
@@ -17,9 +17,11 @@ import msgspec
 import xxhash
 from confluent_kafka import KafkaError, Message
 
+from schemas.dead_letters import Header
 from schemas.records import EPOCH, Cause, NetworkAvailability, Promise, encode, moment
 from schemas.state import COUNTER_MAX
 from sinks.streams import Delivered, Stream
+from sinks.traces import Traces
 from stock.availability import STATUSES, View, is_urgent
 from stock.balance import Cause as CauseValues
 from stock.ledger import Ledger
@@ -74,8 +76,14 @@ class NetworkWire(Protocol):
     def failed(self, error: KafkaError, message: Message) -> None:
         """A record was not delivered."""
 
-    def network(self, partition: int, records: Sequence[tuple[str, bytes | None]], done: Delivered) -> None:
-        """Append network records, in order, and call back for each; None delists."""
+    def network(
+        self,
+        partition: int,
+        records: Sequence[tuple[str, bytes | None]],
+        done: Delivered,
+        headers: Mapping[int, list[Header]],
+    ) -> None:
+        """Append network records, in order, and call back for each; None delists. `headers`: see `outlet.Wire`."""
 
 
 @dataclass
@@ -103,6 +111,7 @@ class NetworkLane:
     """The way out of the network records of one partition.
 
     Args:
+        traces: contexts of the newest events.
         generation: of the partition's owner; versions count on from it, as those of availability do.
         on_published: told of each acknowledged record: partition, key, value, offset.
         by_lane: counts records by lane, shared by all outlets of the process.
@@ -113,6 +122,7 @@ class NetworkLane:
         wire: NetworkWire,
         partition: int,
         ledger: Ledger,
+        traces: Traces,
         tail: Tail,
         generation: int,
         on_published: Callable[[int, str, bytes | None, int], None],
@@ -124,6 +134,7 @@ class NetworkLane:
         self.closed = False
         self._wire, self._partition, self._network, self._ledger = wire, partition, ledger.network, ledger
         self._shown, self._tail_start = tail.shown, tail.start
+        self._traces = traces
         self._generation, self._counter = generation, 0
         self._on_published = on_published
         self._interval_s, self._by_lane = routine_interval_s, by_lane
@@ -245,6 +256,7 @@ class NetworkLane:
     def _send(self, keys: Iterable[tuple[str, CauseValues | None]], now: float, now_us: int, due: bool) -> None:
         network, forced, withheld = self._network, self._forced, self._shown if self.catching_up else ()
         batch: list[tuple[str, bytes | None]] = []
+        traced, headers = bool(self._traces), dict[int, list[Header]]()
         for key, cause in keys:
             if key in withheld:
                 continue
@@ -264,7 +276,12 @@ class NetworkLane:
             if said == before and key not in forced:
                 self._no_longer_waiting(key)
                 continue
-            value = None if seen is None else self._encoded(key, seen, self._kept_cause(key, cause), now_us)
+            value = None
+            if seen is not None:
+                known = self._kept_cause(key, cause) or self._newest_cause(sku)
+                value = self._encoded(key, seen, known or ("unknown", "", "stockflow", now_us), now_us)
+                if traced and (trace := self._traces.of(known)):
+                    headers[len(batch)] = trace
             network.publishing(key)
             batch.append((key, value))
             self._latest[key] = said
@@ -276,21 +293,20 @@ class NetworkLane:
                 self._sent[key] = now
             self._no_longer_waiting(key)
         if batch:
-            self._wire.network(self._partition, batch, self._delivered)
+            self._wire.network(self._partition, batch, self._delivered, headers)
 
     @staticmethod
     def _said(seen: NetworkView | None) -> Published:
         """What a record says, as an object of its own: an acknowledgement finds by it whether a newer one is sent."""
         return (*DELISTED,) if seen is None else (digest_of_network(seen), seen.statuses())
 
-    def _encoded(self, key: str, seen: NetworkView, cause: CauseValues | None, now_us: int) -> bytes:
+    def _encoded(self, key: str, seen: NetworkView, cause: CauseValues, now_us: int) -> bytes:
         if self._counter == COUNTER_MAX:
             raise OverflowError("the version counter of this generation is used up; a restart claims a new one")
         self._counter += 1
         sku, _, channel = key.partition("|")
-        known = cause or self._newest_cause(sku) or ("unknown", "", "stockflow", now_us)
         version = self._generation << 32 | self._counter
-        return encode(network_record_of(sku, channel, seen, known, version, EPOCH + timedelta(microseconds=now_us)))
+        return encode(network_record_of(sku, channel, seen, cause, version, EPOCH + timedelta(microseconds=now_us)))
 
     def _kept_cause(self, key: str, cause: CauseValues | None) -> CauseValues | None:
         """The cause of a key's next record: a receipt or return that waited is not forgotten for what came later."""

@@ -7,7 +7,7 @@ worker's thread. What is durable and what is acknowledged decides when input pos
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from heapq import heappop, heappush
@@ -36,6 +36,7 @@ from schemas.state import COUNTER_MAX, JOURNAL_PREFIX, OUTCOMES_KEY, encode_meta
 from sinks.latency import LaneLatencies
 from sinks.network_lane import NetworkLane, NetworkWire, Tail
 from sinks.streams import Delivered, Stream
+from sinks.traces import Traces
 from stock.alerts import ALERT_PREFIX, Owed, parts_of
 from stock.availability import DELISTED, LOW_STOCK, STATUSES, View, is_urgent
 from stock.balance import Balance
@@ -187,9 +188,12 @@ class Wire(NetworkWire, Protocol):
         partition: int,
         records: Sequence[tuple[str, bytes | None]],
         done: Delivered,
-        headers: Sequence[list[Header]],
+        headers: Mapping[int, list[Header]],
     ) -> None:
-        """Append records, in order, and call back for each; None delists. `headers` is empty, or one list for each."""
+        """Append records, in order, and call back for each; None delists.
+
+        `headers`, here and below: of those records that have any, by their position, in order.
+        """
 
     def dead_letter(
         self, partition: int, key: bytes | None, value: bytes | None, headers: list[Header], done: Delivered
@@ -202,7 +206,13 @@ class Wire(NetworkWire, Protocol):
     def state(self, partition: int, records: Sequence[tuple[str, bytes | None]], done: Delivered) -> None:
         """Append state records, in order, and call back for each."""
 
-    def verdicts(self, partition: int, records: Sequence[tuple[str, bytes]], done: Delivered) -> None:
+    def verdicts(
+        self,
+        partition: int,
+        records: Sequence[tuple[str, bytes]],
+        done: Delivered,
+        headers: Mapping[int, list[Header]],
+    ) -> None:
         """Append answers to requests, in order, and call back for each."""
 
 
@@ -312,7 +322,7 @@ class Outlet:
         self.catching_up = True
         self._shown, (self._tail_start, self._letters_start) = shown, tail_starts
         self.closed = False
-        self.traces: dict[str, bytes] = {}  # traceparent of the newest event behind a key's next record
+        self.traces = Traces()
         self._with_headers = with_headers
         state_next, availability_next, letters_next = next_offsets
         self.state_stream = Stream(state_next)
@@ -329,6 +339,7 @@ class Outlet:
             wire,
             partition,
             ledger,
+            self.traces,
             network_tail or Tail(),
             generation,
             on_network_published,
@@ -401,7 +412,8 @@ class Outlet:
         changed_at = EPOCH + timedelta(microseconds=now_us)
         withheld = self._shown if self.catching_up else ()
         batch: list[tuple[str, bytes | None]] = []
-        all_headers: list[list[Header]] = []
+        with_headers, traced = self._with_headers, bool(self.traces)
+        all_headers: dict[int, list[Header]] = {}
         for key, since_us in keys:
             if key in withheld:
                 continue
@@ -431,15 +443,15 @@ class Outlet:
             cause = ledger.publishing(key)
             network.count_in(key, seen, cause, urgent)
             value: bytes | None = None
-            headers: list[Header] = []
+            headers = self.traces.of(cause) if traced else None
             if statuses != _DELISTED:
                 record = record_of(key, seen, balance, cause, version, lane, changed_at)
                 value = encode(record)
-                if self._with_headers:
-                    headers = [*cloudevents_headers(key, record, self.traces.pop(key, None))]
+                if with_headers:
+                    headers = [*cloudevents_headers(key, record), *(headers or ())]
+            if headers:
+                all_headers[len(batch)] = headers
             batch.append((key, value))
-            if self._with_headers:
-                all_headers.append(headers)
             shown = latest[key] = (digest, statuses)
             in_flight.append((key, value, shown, LaneLatencies.mark(waiting.get(key) or since_us, urgent)))
             stream.sent += 1
@@ -673,8 +685,12 @@ class Outlet:
         self.verdicts_under_way += len(answers)
         self._given += [verdict_key(sku, decision.source, decision.id) for sku, decision in answers]
         records = [(decision.reservation, encode(verdict_of(sku, decision))) for sku, decision in answers]
+        headers: dict[int, list[Header]] = {}
+        for at, (_, decision) in enumerate(answers if self.traces else ()):
+            if trace := self.traces.of_event(decision.source, decision.id):
+                headers[at] = trace
         self._stats.verdicts += len(records)
-        self._wire.verdicts(self.partition, records, self._verdict_delivered)
+        self._wire.verdicts(self.partition, records, self._verdict_delivered, headers)
 
     def _verdict_delivered(self, error: KafkaError | None, message: Message) -> None:
         if not self._landed(error, message):

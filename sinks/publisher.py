@@ -18,6 +18,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-d
 from schemas.dead_letters import Header
 from schemas.state import CLAIM_KEY, Claim, UnknownFormat, decode_claim, encode_claim
 from schemas.topics import DEAD_LETTER_BYTES_MAX
+from schemas.traces import Trace
 from sinks.latency import LaneLatencies
 from sinks.network_lane import Tail
 from sinks.outlet import Letter, Outlet, OutletStats, nowhere
@@ -193,13 +194,23 @@ class Publisher:
         self._view.own(partition, restored.generation)
         self._network_view.own(partition, restored.generation)
 
-    def publish(self, partition: int, epoch: int, letters: Sequence[Letter], traces: Mapping[str, bytes]) -> None:
-        """Send what a batch of facts changed; a batch of another assignment is dropped."""
+    def publish(
+        self, partition: int, epoch: int, letters: Sequence[Letter], traces: Mapping[tuple[str, str], Trace]
+    ) -> None:
+        """Send what a batch of facts changed; a batch of another assignment is dropped.
+
+        Args:
+            partition: the Kafka partition.
+            epoch: the assignment.
+            letters: what was refused.
+            traces: contexts of the facts, by their source and id.
+        """
         outlet = self.outlets.get(partition)
         if outlet is None or outlet.epoch != epoch:
             return
         now_us = self._wall_us()
-        outlet.traces.update(traces)
+        if traces:
+            outlet.traces.remember(traces)
         if letters:
             outlet.refuse(letters, now_us)
         outlet.publish(self._clock(), now_us)
@@ -331,18 +342,20 @@ class Publisher:
         partition: int,
         records: Sequence[tuple[str, bytes | None]],
         done: Delivered,
-        headers: Sequence[list[Header]],
+        headers: Mapping[int, list[Header]],
     ) -> None:
-        """Append availability records of one partition, in order, None delists; batches cannot carry headers."""
-        for (key, value), its_headers in zip(records, headers, strict=False):
-            self._produce_one(self._topics.availability, partition, key, value, its_headers, done)
-        if headers:
-            return
-        self._produce(self._outputs, self._topics.availability, partition, records, done)
+        """Append availability records of one partition, in order, None delists."""
+        self._produce_with(headers, self._topics.availability, partition, records, done)
 
-    def network(self, partition: int, records: Sequence[tuple[str, bytes | None]], done: Delivered) -> None:
+    def network(
+        self,
+        partition: int,
+        records: Sequence[tuple[str, bytes | None]],
+        done: Delivered,
+        headers: Mapping[int, list[Header]],
+    ) -> None:
         """Append network records of one partition, in order; None delists."""
-        self._produce(self._outputs, self._topics.network, partition, records, done)
+        self._produce_with(headers, self._topics.network, partition, records, done)
 
     def alert(self, partition: int, sku: str, value: bytes, done: Delivered) -> None:
         """Append one alert."""
@@ -352,9 +365,15 @@ class Publisher:
         """Append state records of one partition, in order; None deletes."""
         self._produce(self._states, self._topics.state, partition, records, done)
 
-    def verdicts(self, partition: int, records: Sequence[tuple[str, bytes]], done: Delivered) -> None:
+    def verdicts(
+        self,
+        partition: int,
+        records: Sequence[tuple[str, bytes]],
+        done: Delivered,
+        headers: Mapping[int, list[Header]],
+    ) -> None:
         """Append answers to requests of one partition, in order."""
-        self._produce(self._outputs, self._topics.verdicts, partition, records, done)
+        self._produce_with(headers, self._topics.verdicts, partition, records, done)
 
     def dead_letter(
         self, partition: int, key: bytes | None, value: bytes | None, headers: list[Header], done: Delivered
@@ -368,6 +387,25 @@ class Publisher:
             self._failure = DeliveryFailed(f"{message.topic()} partition {message.partition()}: {error}")
 
     # Inside
+
+    def _produce_with(
+        self,
+        headers: Mapping[int, list[Header]],
+        topic: str,
+        partition: int,
+        records: Sequence[tuple[str, bytes | None]],
+        done: Delivered,
+    ) -> None:
+        """Append records in order. Batches cannot carry headers: those that have any go one by one between them."""
+        sent = 0
+        for at, its_headers in headers.items():
+            if at > sent:
+                self._produce(self._outputs, topic, partition, records[sent:at], done)
+            key, value = records[at]
+            self._produce_one(topic, partition, key, value, its_headers, done)
+            sent = at + 1
+        if sent < len(records):
+            self._produce(self._outputs, topic, partition, records[sent:] if sent else records, done)
 
     def _produce_one(
         self,

@@ -88,17 +88,22 @@ def get(name: str) -> Any:
 class Sparse(logging.Filter):
     """Lets a kind of message through once per interval: Kafka's clients say every 50 ms that a broker is away.
 
-    Two messages are of a kind if they begin with the same words up to the first address.
+    Two messages are of a kind if they begin with the same words up to the first address, or as `kind_of` says.
     """
 
-    def __init__(self, interval_s: float, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        interval_s: float,
+        clock: Callable[[], float],
+        kind_of: Callable[[logging.LogRecord], str] = lambda record: record.getMessage().partition("[thrd")[0],
+    ) -> None:
         super().__init__()
-        self._interval_s, self._clock = interval_s, clock
+        self._interval_s, self._clock, self._kind_of = interval_s, clock, kind_of
         self._said_at: dict[str, float] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether this message is worth a line."""
-        kind = record.getMessage().partition("[thrd")[0]
+        kind = self._kind_of(record)
         now = self._clock()
         if now - self._said_at.get(kind, float("-inf")) < self._interval_s:
             return False

@@ -46,6 +46,7 @@ from stockflow import __version__, logs
 from stockflow.health import CannotListen, HealthServer, Verdict
 from stockflow.metrics import Measured, registry_for
 from stockflow.settings import Settings
+from stockflow.tracing import BatchSpans, CannotTrace, open_spans
 
 FINE, FAILED = 0, 1
 STALLED_S = 30.0  # A worker that took no turn for this long makes no progress; its longest wait is 10 s.
@@ -77,12 +78,12 @@ def run(settings: Settings) -> int:
         group_id=settings.group_id,
     )
     try:
-        partitions = _checked_partitions(settings)
-        pipeline = Pipeline(settings, partitions, real_surroundings(settings))
+        around = real_surroundings(settings)
+        pipeline = Pipeline(settings, _checked_partitions(settings), around)
         pipeline.start()
     except (
         *(NotReady, KafkaUnreachable, SettingsUnreachable, CannotListen, KafkaException),
-        *(RestoreFailed, UnknownFormat),
+        *(RestoreFailed, UnknownFormat, CannotTrace),
     ) as error:
         log.error("cannot_start", error=str(error), advice=_ADVICE.get(type(error)))
         return FAILED
@@ -114,6 +115,7 @@ class Surroundings:
         die: ends the process at once; never returns.
         log: a named structured logger.
         view_store, network_store: where the Redis views of availability and of networks stand.
+        spans: tells a collector of batches; None if nobody asked for it.
     """
 
     writer: str
@@ -123,16 +125,24 @@ class Surroundings:
     log: Callable[[str], Any]
     view_store: ViewStore
     network_store: ViewStore
+    spans: BatchSpans | None = None
 
 
 def real_surroundings(settings: Settings) -> Surroundings:
-    """This machine, and the Redis of the settings."""
+    """This machine, and the Redis and the collector of the settings.
+
+    Raises:
+        CannotTrace: spans are asked for, but cannot be made.
+    """
     writer = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     stores = (
         RedisStore(settings.redis_url),
         RedisStore(settings.redis_url, NETWORK_PREFIX, NETWORK_MARKER_PREFIX),
     )
-    return Surroundings(writer, time.monotonic, _wall_us, _die, logs.get, *stores)
+    spans = None
+    if settings.export_spans:
+        spans = open_spans(__version__, writer, settings.group_id, time.monotonic, logs.get("stockflow.tracing"))
+    return Surroundings(writer, time.monotonic, _wall_us, _die, logs.get, *stores, spans)
 
 
 class Pipeline:
@@ -146,7 +156,7 @@ class Pipeline:
         inputs = tuple(settings.topic(topic.name) for topic in KEYED_INPUTS)
         lease_s = settings.lease_ms / 1000
         policies, visible, balances = Policies(), LaneLatencies(), BalanceStats()
-        self._clock = around.clock
+        self._clock, self._spans = around.clock, around.spans
         self.settings_topic = SettingsTopic(client, settings.topic(STOCK_SETTINGS.name), policies, around.wall_us)
         self.commits = Commits(inputs, lease_s)
         self.view = RedisView(
@@ -191,9 +201,10 @@ class Pipeline:
             balances,
             around.wall_us,
             around.die,
-            settings.cloudevents_headers,
+            settings.trace_context,
             settings.node_order,
             settings.thresholds(),
+            around.spans,
         )
         self.reader = EventsReader(
             SourceOptions(
@@ -251,9 +262,11 @@ class Pipeline:
         self.reader.stop_requested = True
 
     def stop(self) -> None:
-        """Let the views write what they have, then close the port."""
+        """Let the views write what they have, and the collector have what waits for it, then close the port."""
         self.view.stop(VIEW_FLUSH_TIMEOUT_S)
         self.network_view.stop(VIEW_FLUSH_TIMEOUT_S)
+        if self._spans is not None:
+            self._spans.close()
         self._health.close()
 
 

@@ -86,6 +86,8 @@ class Settings:
     metrics_port: int = 9400
     http_port: int = 8080
     cloudevents_headers: bool = False
+    trace_context: bool = True
+    export_spans: bool = False
     accept_lost_input: bool = False
     log_level: str = "info"
     kafka: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -169,6 +171,8 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         metrics_port=number("METRICS_PORT", defaults.metrics_port, 0, 65_535),
         http_port=number("HTTP_PORT", defaults.http_port, 0, 65_535),
         cloudevents_headers=choice("CLOUDEVENTS_HEADERS", "false", ("true", "false")) == "true",
+        trace_context=choice("TRACE_CONTEXT", "true", ("true", "false")) == "true",
+        export_spans=_exports_spans(env),
         accept_lost_input=choice("ACCEPT_LOST_INPUT", "false", ("true", "false")) == "true",
         log_level=choice("LOG_LEVEL", defaults.log_level, ("debug", "info", "warning", "error")),
         kafka=_kafka_properties(values),
@@ -214,6 +218,41 @@ def _refuse_plain_text(settings: Settings) -> None:
             f"{PREFIX}REDIS_URL would send its password unencrypted to another machine: use rediss:// "
             "(for redis+sentinel:// and redis+cluster:// add ?ssl=true)"
         )
+
+
+def _exports_spans(env: Mapping[str, str]) -> bool:
+    """Whether OpenTelemetry's own variables name a collector for traces, in a way that this program can follow."""
+
+    def said(name: str) -> tuple[str, str]:
+        """The variable of traces, or else that of all signals, and its value; empty stands for none."""
+        names = f"OTEL_EXPORTER_OTLP_TRACES_{name}", f"OTEL_EXPORTER_OTLP_{name}"
+        return next(((one, env[one].strip()) for one in names if env.get(one, "").strip()), (names[1], ""))
+
+    variable, endpoint = said("ENDPOINT")
+    exporter = env.get("OTEL_TRACES_EXPORTER", "").strip().lower() or "otlp"
+    if not endpoint or exporter == "none" or env.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return False
+    if exporter != "otlp":
+        raise InvalidSettings(f"OTEL_TRACES_EXPORTER={exporter!r} must be otlp or none")
+    protocol_variable, protocol = said("PROTOCOL")
+    if protocol not in ("", "http/protobuf"):
+        raise InvalidSettings(
+            f"{protocol_variable}={protocol!r} must be http/protobuf: name the collector's port for HTTP, "
+            "4318 as a rule, or set OTEL_SDK_DISABLED=true"
+        )
+    try:
+        parts = urlsplit(endpoint)
+        fine = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that cannot be
+        fine = False
+    if not fine:
+        raise InvalidSettings(f"{variable} is not an address that begins with http:// or https://")
+    credentials = said("HEADERS")[1] or parts.username or parts.password
+    if credentials and parts.scheme == "http" and not _is_loopback(parts.hostname or ""):
+        raise InvalidSettings(
+            f"{variable} would send the collector's credentials unencrypted to another machine: use https://"
+        )
+    return True
 
 
 def _is_loopback(host: str) -> bool:

@@ -310,6 +310,7 @@ class Generator:
             ("traceparent", b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
             ("traceparent", None),
             ("traceparent", b"\xff\x00"),
+            ("tracestate", b"shop=1"),
             ("", b""),
             ("é😀", b"x"),
             ("dead-letter.topic", b"\xff"),

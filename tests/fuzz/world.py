@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -23,6 +23,7 @@ from schemas.events import REASONS, Refusal, decode, decode_setting, type_of
 from schemas.records import availability_key, decode_availability, decode_network, decode_verdict, encode, micros
 from schemas.state import decode_metadata, open_envelope
 from schemas.topics import DEAD_LETTER_BYTES_MAX, INPUT_BYTES_MAX, KEYED_INPUTS, STOCK_ITEMS, STOCK_SETTINGS
+from schemas.traces import TRACEPARENT, TRACESTATE, trace_in
 from sinks.network_lane import Tail
 from sinks.outlet import Letter, Outlet, OutletStats
 from sinks.streams import Delivered
@@ -119,10 +120,12 @@ class Log:
         partition: int,
         records: Sequence[tuple[str, bytes | None]],
         done: Delivered,
-        headers: Sequence[list[Header]],
+        headers: Mapping[int, list[Header]],
     ) -> None:
-        _must(len(headers) == len(records), "every record has its headers")
-        for (key, value), own in zip(records, headers, strict=True):
+        for at, (key, value) in enumerate(records):
+            own = headers.get(at, [])
+            _must(value is None or len(own) >= 7, "every record has its headers")
+            _must(_goes_on(own), "a context goes on if it is valid, and nothing else does")
             self._in_flight.append((1, key.encode(), done))
             if value is None:
                 self.statuses = "delisted"
@@ -138,7 +141,14 @@ class Log:
             _must(record.shortage >= 0 and record.committed >= 0 and record.unavailable >= 0, "no sum below zero")
             _must(all(name.encode() and isinstance(text, bytes) for name, text in own), "headers are bytes")
 
-    def network(self, partition: int, records: Sequence[tuple[str, bytes | None]], done: Delivered) -> None:
+    def network(
+        self,
+        partition: int,
+        records: Sequence[tuple[str, bytes | None]],
+        done: Delivered,
+        headers: Mapping[int, list[Header]],
+    ) -> None:
+        _must(all(map(_goes_on, headers.values())), "a context goes on if it is valid, and nothing else does")
         for key, value in records:
             self._in_flight.append((3, key.encode(), done))
             if value is None:
@@ -152,7 +162,14 @@ class Log:
     def alert(self, partition: int, sku: str, value: bytes, done: Delivered) -> None:
         self._in_flight.append((4, sku.encode(), done))
 
-    def verdicts(self, partition: int, records: Sequence[tuple[str, bytes]], done: Delivered) -> None:
+    def verdicts(
+        self,
+        partition: int,
+        records: Sequence[tuple[str, bytes]],
+        done: Delivered,
+        headers: Mapping[int, list[Header]],
+    ) -> None:
+        _must(all(map(_goes_on, headers.values())), "a context goes on if it is valid, and nothing else does")
         for key, value in records:
             self._in_flight.append((5, key.encode(), done))
             verdict = decode_verdict(value)
@@ -331,7 +348,7 @@ class World:
         self._positions[topic] += 1
         before = self._ledger.totals.by_outcome.copy()
         [changes] = self._changes([Batch(self._generation, [message])])  # type: ignore[list-item]
-        self.outlet.traces.update(changes.traces)
+        self.outlet.traces.remember(changes.traces)
         after = self._ledger.totals.by_outcome
         _must(sum(after) == sum(before) + 1, "every record has one outcome")
         self._ask_the_audit(given, message, changes.letters)
@@ -434,6 +451,12 @@ def _kind_in(given: Input) -> str:
     if KEYED_INPUTS[given.topic] is STOCK_ITEMS:
         return "item"
     return type_of(decode(given.topic, given.value, 2**70))  # type: ignore[arg-type]
+
+
+def _goes_on(headers: list[Header]) -> bool:
+    """Whether the trace context in an output's headers, if any, is a valid one and whole."""
+    found = [header for header in headers if header[0] in (TRACEPARENT, TRACESTATE)]
+    return not found or trace_in(found) == found
 
 
 def _must(holds: bool, rule: str) -> None:

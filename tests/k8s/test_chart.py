@@ -40,6 +40,10 @@ SPECIAL: dict[str, tuple[str, ...]] = {
         "image.repository=registry.example/stockflow,image.pullSecrets[0].name=pull",
     ),
     "no network policies, no budget": ("--set", "networkPolicy.enabled=false,podDisruptionBudget.enabled=false"),
+    "spans": (
+        *("--set-string", "settings.OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4318"),
+        *("--set", "networkPolicy.collector.ports[0]=4318"),
+    ),
     "no preStop": ("--set", "preStopSeconds=0"),
     "topics made by hand": ("--set", "topicsEnsure.enabled=false"),
     "another port": ("--set-string", "settings.STOCKFLOW_METRICS_PORT=9500"),
@@ -78,7 +82,7 @@ def rendered(request: pytest.FixtureRequest) -> Manifests:
 def test_there_are_combinations_enough() -> None:
     """All switches with each other, and what they do not cover."""
     assert len(COMBINATIONS) == 24
-    assert len(ALL) == 40
+    assert len(ALL) == 41
 
 
 def test_chart_is_without_a_finding_of_lint() -> None:

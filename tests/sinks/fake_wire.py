@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -101,12 +101,22 @@ class FakeWire:
         self.failures.append(str(error))
 
     def availability(
-        self, partition: int, records: Sequence[tuple[str, bytes | None]], done: Delivered, headers: Any = ()
+        self,
+        partition: int,
+        records: Sequence[tuple[str, bytes | None]],
+        done: Delivered,
+        headers: Mapping[int, list[Header]],
     ) -> None:
-        self.logs["availability"].in_flight.extend((key.encode(), value, [], done) for key, value in records)
+        self._take("availability", records, done, headers)
 
-    def network(self, partition: int, records: Sequence[tuple[str, bytes | None]], done: Delivered) -> None:
-        self.logs["network"].in_flight.extend((key.encode(), value, [], done) for key, value in records)
+    def network(
+        self,
+        partition: int,
+        records: Sequence[tuple[str, bytes | None]],
+        done: Delivered,
+        headers: Mapping[int, list[Header]],
+    ) -> None:
+        self._take("network", records, done, headers)
 
     def alert(self, partition: int, sku: str, value: bytes, done: Delivered) -> None:
         self.logs["alerts"].in_flight.append((sku.encode(), value, [], done))
@@ -114,8 +124,26 @@ class FakeWire:
     def state(self, partition: int, records: Sequence[tuple[str, bytes | None]], done: Delivered) -> None:
         self.logs["state"].in_flight.extend((key.encode(), value, [], done) for key, value in records)
 
-    def verdicts(self, partition: int, records: Sequence[tuple[str, bytes]], done: Delivered) -> None:
-        self.logs["verdicts"].in_flight.extend((key.encode(), value, [], done) for key, value in records)
+    def verdicts(
+        self,
+        partition: int,
+        records: Sequence[tuple[str, bytes]],
+        done: Delivered,
+        headers: Mapping[int, list[Header]],
+    ) -> None:
+        self._take("verdicts", records, done, headers)
+
+    def _take(
+        self,
+        stream: Stream,
+        records: Sequence[tuple[str, bytes | None]],
+        done: Delivered,
+        headers: Mapping[int, list[Header]],
+    ) -> None:
+        assert list(headers) == sorted(headers), "in order"
+        assert set(headers) <= set(range(len(records))), "of records that there are"
+        for at, (key, value) in enumerate(records):
+            self.logs[stream].in_flight.append((key.encode(), value, headers.get(at, []), done))
 
     def dead_letter(
         self, partition: int, key: bytes | None, value: bytes | None, headers: list[Header], done: Delivered

@@ -165,3 +165,54 @@ def test_thresholds_of_alerts_are_settings() -> None:
     )
     with pytest.raises(InvalidSettings, match="STOCKFLOW_ALERT_HOLD_S=-1 must be between"):
         load({"STOCKFLOW_ALERT_HOLD_S": "-1"})
+
+
+@pytest.mark.parametrize(
+    ("text", "environ", "exports"),
+    [
+        ("nothing is said", {}, False),
+        ("for all signals", {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"}, True),
+        ("for traces", {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "https://collector/v1/traces"}, True),
+        ("empty is nothing", {"OTEL_EXPORTER_OTLP_ENDPOINT": " "}, False),
+        ("disabled", {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:1", "OTEL_SDK_DISABLED": "True"}, False),
+        ("no traces", {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:1", "OTEL_TRACES_EXPORTER": "none"}, False),
+        ("a wrong address of what is off", {"OTEL_EXPORTER_OTLP_ENDPOINT": "x", "OTEL_SDK_DISABLED": "true"}, False),
+        ("key, encrypted", {"OTEL_EXPORTER_OTLP_ENDPOINT": "https://c:1", "OTEL_EXPORTER_OTLP_HEADERS": "k=v"}, True),
+        ("key, here", {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://[::1]:1", "OTEL_EXPORTER_OTLP_HEADERS": "k=v"}, True),
+        (
+            "gRPC for all, HTTP for traces",
+            {
+                "OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318",
+                "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
+                "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf",
+            },
+            True,
+        ),
+    ],
+)
+def test_spans_are_exported_where_opentelemetrys_variables_name_a_collector(
+    text: str, environ: dict[str, str], exports: bool
+) -> None:
+    """And nowhere else: off by default."""
+    assert load(environ).export_spans is exports, text
+
+
+@pytest.mark.parametrize(
+    ("environ", "told"),
+    [
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4318"}, "OTEL_EXPORTER_OTLP_ENDPOINT is not an address"),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://c:99999999"}, "OTLP_TRACES_ENDPOINT is not an address"),
+        (
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4317", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"},
+            "OTEL_EXPORTER_OTLP_PROTOCOL='grpc' must be http/protobuf",
+        ),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:1", "OTEL_TRACES_EXPORTER": "zipkin"}, "must be otlp or none"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:1", "OTEL_EXPORTER_OTLP_HEADERS": "k=v"}, "unencrypted"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://me:secret@c:1"}, "unencrypted"),
+    ],
+)
+def test_collector_that_cannot_be_used_is_refused(environ: dict[str, str], told: str) -> None:
+    """With what to change, and without the secret."""
+    with pytest.raises(InvalidSettings, match=told) as refused:
+        load(environ)
+    assert "secret" not in str(refused.value)
