@@ -38,7 +38,8 @@ def outgoing() -> Any:
 def test_committed_positions_that_cannot_be_read_end_the_process_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The group's answer comes too late while partitions are taken over: `die` is called, nothing else sees it."""
     monkeypatch.setattr(sources.kafka, "BROKER_TIMEOUT_S", 0.0)
-    mock = Producer({"test.mock.num.brokers": 1, "log_level": 0})
+    # Any answer takes longer than no time at all, however busy the machine is.
+    mock = Producer({"test.mock.num.brokers": 1, "test.mock.broker.rtt": 50, "log_level": 0})
     for topic in TOPICS:
         mock.produce(topic, b"makes the topic")
     assert mock.flush(TIMEOUT_S) == 0

@@ -6,6 +6,7 @@ import logging
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -17,6 +18,7 @@ from stockflow.embedded.process import LOOPBACK
 from stockflow.tracing import CLOSE_TIMEOUT_S, SPANS_PER_S_MAX, BatchSpans, CannotTrace, open_spans
 from tests.collector import Collector, collecting, values
 
+EXPORTS_END_S = 60.0
 TRACE, SPAN = 0x4BF92F3577B34DA6A3CE929D0E0E4736, 0x00F067AA0BA902B7
 CONTEXT = [("traceparent", f"00-{TRACE:032x}-{SPAN:016x}-01".encode())]
 BATCH = TracedBatch(1_790_000_000_000_000, 700, 2, ("sales",), 3, (CONTEXT,) * 3)
@@ -60,6 +62,16 @@ def no_filters_stay() -> Iterator[None]:
     before = list(logger.filters)
     yield
     logger.filters = before
+
+
+@pytest.fixture(autouse=True)
+def no_exports_go_on() -> Iterator[None]:
+    """What one test leaves behind does not try again, with log lines and random pauses, during others."""
+    before = set(threading.enumerate())
+    yield
+    for thread in set(threading.enumerate()) - before:
+        thread.join(EXPORTS_END_S)
+        assert not thread.is_alive(), thread.name
 
 
 def at(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
