@@ -104,10 +104,18 @@ class Sending:
 
     def send(self, record: Record, delivered_to: list[Sent] | None = None) -> None:
         """Hand one record to the producer; once it stands on its topic it is added to the list too."""
+        self._produce(record, delivered_to)
+        with self._lock:
+            self._produced += 1
+        self._producer.poll(0)
 
+    def _produce(self, record: Record, delivered_to: list[Sent] | None) -> None:
         def delivered(error: KafkaError | None, message: KafkaMessage) -> None:
             partition, offset = message.partition(), message.offset()
-            if error is not None or partition is None or offset is None:
+            if error is not None and error.code() == KafkaError.UNKNOWN:
+                # A broker whose disk has just failed says no more than this. A teller tells again.
+                self._produce(record, delivered_to)
+            elif error is not None or partition is None or offset is None:
                 self.failures.append(f"{record.topic}: {error or 'acknowledged without an offset'}")
             else:
                 sent = Sent(record, partition, offset, moment(message.timestamp()[1] * 1_000))
@@ -124,9 +132,6 @@ class Sending:
             on_delivery=delivered,
             **placed,
         )
-        with self._lock:
-            self._produced += 1
-        self._producer.poll(0)
 
     def tell(self, *messages: Entry) -> None:
         """Send messages and wait until they stand on their topics."""
