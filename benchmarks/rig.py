@@ -12,7 +12,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -185,7 +185,14 @@ class Loader:
 class StockflowRun:
     """`stockflow run` as a user starts it, and its committed positions seen from outside."""
 
-    def __init__(self, where: Servers, prefix: str, settings: Mapping[str, str], folder: Path) -> None:
+    def __init__(
+        self,
+        where: Servers,
+        prefix: str,
+        settings: Mapping[str, str],
+        folder: Path,
+        program: Sequence[str] = (sys.executable, "-m", "stockflow"),
+    ) -> None:
         self._where = where
         port = free_port()
         self.log_file = folder / f"{prefix}stockflow.log"
@@ -203,8 +210,8 @@ class StockflowRun:
             },
             port,
             self.log_file,
+            program,
         )
-        self._ready_url = f"http://127.0.0.1:{port}/readyz"
         self._group = prefix + GROUP
         self._admin = AdminClient({"bootstrap.servers": where.bootstrap})
 
@@ -217,8 +224,22 @@ class StockflowRun:
 
     def start(self) -> None:
         """Start it and wait until it owns and has restored all partitions."""
-        self._pipeline.start()
+        self.launch()
         self._pipeline.wait_ready()
+
+    def launch(self) -> None:
+        """Start it without waiting for anything."""
+        self._pipeline.start()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it owns partitions, has restored them and keeps up."""
+        self._pipeline.check()
+        return self._pipeline.is_ready
+
+    def kill(self) -> None:
+        """End it at once, whatever it does."""
+        self._pipeline.kill()
 
     def committed(self, positions: Mapping[tuple[str, int], int]) -> int:
         """How many of the events below these positions the group has committed."""

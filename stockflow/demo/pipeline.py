@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from stockflow.demo.observe import Scrape, fetch, read_metrics
@@ -23,12 +23,24 @@ class PipelineFailed(RuntimeError):
 class Pipeline:
     """`stockflow run` with settings from a dict and its output in a file. Not for several threads."""
 
-    def __init__(self, environment: Mapping[str, str], metrics_port: int, log_file: Path) -> None:
-        """Nothing is started yet; `environment` is all the child sees."""
+    def __init__(
+        self,
+        environment: Mapping[str, str],
+        metrics_port: int,
+        log_file: Path,
+        program: Sequence[str] = (sys.executable, "-m", "stockflow"),
+    ) -> None:
+        """Nothing is started yet; `environment` is all the child sees, `program` is what runs its command `run`."""
         self._environment = dict(environment)
+        self._program = list(program)
         self._address = f"http://127.0.0.1:{metrics_port}"
         self._log_file = log_file
         self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it owns partitions, has restored them and keeps up."""
+        return fetch(f"{self._address}/readyz") is not None
 
     @property
     def metrics_url(self) -> str:
@@ -39,7 +51,7 @@ class Pipeline:
         """Start it; `wait_ready` tells when it works."""
         with self._log_file.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "stockflow", "run"],
+                [*self._program, "run"],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -54,7 +66,7 @@ class Pipeline:
             PipelineFailed: it ended, or was not ready in time.
         """
         deadline = time.monotonic() + READY_S
-        while fetch(f"{self._address}/readyz") is None:
+        while not self.is_ready:
             self.check()
             if time.monotonic() > deadline:
                 raise PipelineFailed(f"The pipeline was not ready within {READY_S:.0f} s.\n{self.log_tail()}")
