@@ -263,7 +263,8 @@ class Rounds:
         load.wait_for_more(RECORDS_AFTERWARDS)
         outcome.takeover_s = round(time.monotonic() - begun - outcome.reach_s, 2)
         settle(stage, load)
-        outcome.problems += not_on_the_topic(self._watch.seen, stage.read(AVAILABILITY))
+        seen = self._watch.seen()  # Before the topic is read: a hold that ends in between is told on both.
+        outcome.problems += not_on_the_topic(seen, stage.read(AVAILABILITY))
         outcome.verdict_s = round(time.monotonic() - begun - outcome.reach_s - outcome.takeover_s, 2)
 
     def _gather(self, company: int, pace: Mapping[str, str]) -> None:

@@ -110,7 +110,7 @@ def test_the_watch_sees_versions_that_go_back_or_away(private_redis: Callable[..
         "redis: ('SKU', 'B') went from version 5 to 4",
         "redis: ('SKU', 'C') went from version 5 to None",
     ]
-    assert watch.seen["SKU", "A"] == {5, 6}
+    assert watch.seen()["SKU", "A"] == {5, 6}
 
 
 def test_what_only_redis_has_is_named() -> None:

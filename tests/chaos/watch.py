@@ -22,8 +22,9 @@ class RedisWatch:
 
     def __init__(self, url: str) -> None:
         self.problems: list[str] = []
-        self.seen: dict[tuple[str, str], set[int]] = {}
         self.readings = 0
+        self._seen: dict[tuple[str, str], set[int]] = {}
+        self._noting = threading.Lock()
         self._latest: dict[tuple[str, str], int] = {}
         self._client = redis.Redis.from_url(url, socket_timeout=TIMEOUT_S, decode_responses=True)
         self._stop = threading.Event()
@@ -39,6 +40,11 @@ class RedisWatch:
         self._stop.set()
         self._thread.join()
         self._client.close()
+
+    def seen(self) -> dict[tuple[str, str], set[int]]:
+        """The versions seen so far, by SKU and location: a copy, which readings to come leave alone."""
+        with self._noting:
+            return {key: set(versions) for key, versions in self._seen.items()}
 
     def _run(self) -> None:
         while not self._stop.wait(INTERVAL_S):
@@ -63,6 +69,7 @@ class RedisWatch:
             if now is None or now < before:
                 self.problems.append(f"redis: {key} went from version {before} to {now}")
         self._latest.update(found)
-        for key, version in found.items():
-            self.seen.setdefault(key, set()).add(version)
+        with self._noting:
+            for key, version in found.items():
+                self._seen.setdefault(key, set()).add(version)
         self.readings += 1

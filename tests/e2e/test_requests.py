@@ -43,7 +43,7 @@ def test_of_two_shoppers_one_gets_the_last_unit_also_across_a_crash(
     load = sending(on)
     pipeline = on.pipeline().start()
     load.tell(*(WmsCount(**saying(f"SKU-{number}", f"c-{number}", "wms"), units=1) for number in range(RACES)))
-    on.wait_for_records(RACES)
+    on.wait_until_committed()
     requests = [race(number, shopper) for number in range(RACES) for shopper in ("ann", "bob")]
     load.tell(*requests[:RACES])
     on.eventually(lambda: len(verdicts(on)) >= RACES // 4, "some are answered")
