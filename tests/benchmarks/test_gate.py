@@ -1,51 +1,60 @@
-"""The guard of the worker's CPU per event passes what there is and stops a fifth more."""
+"""The guard of the worker's work per event passes what there is and stops a fifth more."""
 
 from __future__ import annotations
 
-import time
-from typing import Any
+import os
+from dataclasses import replace
 
 import pytest
 
-from benchmarks import gate, hot_path
+from benchmarks import gate
 from benchmarks.workload import Options
 
-SLOWER = 0.20
+LOOPS = 100  # An eighth of the work of an event, or a little more, by the interpreter.
+SMALL = Options(events=1_200, balances=100, partitions=3)
 
 
 @pytest.fixture(scope="module")
-def cost() -> gate.Cost:
-    """What an event costs now."""
-    return gate.measure()
+def accepted() -> float:
+    """The ratio accepted for this interpreter; without one, or without valgrind, there is nothing to judge."""
+    ratio = gate.accepted_here()
+    if ratio is None:
+        pytest.skip("no ratio was accepted for this interpreter yet: python -m benchmarks.gate")
+    return ratio
 
 
-def test_an_event_costs_no_more_than_was_accepted() -> None:
-    """The hot path against the floor's work in the same thread, within a tenth of the accepted ratio."""
+@pytest.fixture(scope="module")
+def cost(accepted: float) -> gate.Cost:
+    """What an event costs now; where there is no valgrind a skip, in CI a failure."""
+    try:
+        return gate.measure()
+    except gate.CannotCount as error:
+        if os.environ.get("CI"):
+            pytest.fail(str(error), pytrace=False)
+        pytest.skip(str(error))
+
+
+def test_an_event_costs_no_more_than_was_accepted(cost: gate.Cost, accepted: float) -> None:
+    """The hot path's instructions against those of the floor's work, within a tenth of the accepted ratio."""
     said: list[str] = []
-    assert gate.judge(show=said.append), "\n".join(said)
+    assert gate.judge(accepted, cost, said.append), "\n".join(said)
 
 
-def test_a_fifth_more_work_is_stopped(cost: gate.Cost, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A planted slowdown of 20 % is found, however often it is measured again."""
-    genuine = hot_path.KeepBalances.on_batch
-    extra_s = cost.stockflow_us * SLOWER / 1e6
-
-    def slowed(self: Any, arrivals: list[Any]) -> Any:
-        done = genuine(self, arrivals)
-        until = time.thread_time() + extra_s * sum(len(getattr(one, "messages", ())) for one in arrivals)
-        while time.thread_time() < until:
-            pass
-        return done
-
-    monkeypatch.setattr(hot_path.KeepBalances, "on_batch", slowed)
+def test_a_fifth_more_work_is_stopped(cost: gate.Cost) -> None:
+    """A planted slowdown of less than 20 % is found."""
+    planted = (gate.instructions(gate.STOCKFLOW, idle_loops=LOOPS) - cost.start) / gate.SHAPE.events
+    assert 1 < planted / cost.stockflow < 1.2
+    slowed = replace(cost, stockflow=planted)
     said: list[str] = []
-    assert not gate.judge(accepted=cost.ratio, show=said.append), "\n".join(said)
-    assert len(said) == gate.TRIES
+    assert not gate.judge(cost.ratio, slowed, said.append), "\n".join(said)
 
 
-def test_both_take_in_every_event(cost: gate.Cost) -> None:
-    """Neither side is fast because it did nothing."""
-    assert cost.floor_us > 1
-    assert cost.stockflow_us > 1
-    small = gate.measure(Options(events=1_200, balances=100, partitions=3), chunks=2)
-    assert small.ratio > 0
+@pytest.mark.parametrize("program", [gate.STOCKFLOW, gate.FLOOR])
+def test_both_take_in_every_event(program: str) -> None:
+    """Neither side is cheap because it did nothing."""
+    assert gate.take_in(program, SMALL) == SMALL.events
+
+
+def test_the_baseline_takes_in_none() -> None:
+    """What is subtracted is the way there alone."""
+    assert gate.take_in(gate.NOTHING, SMALL) == 0
