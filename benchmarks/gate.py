@@ -182,24 +182,25 @@ def instructions(program: str, shape: Options = SHAPE, idle_loops: int = 0) -> i
         raise CannotCount("valgrind is missing: install the package `valgrind` of your distribution")
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "callgrind.log"
-        command = [valgrind, "--tool=callgrind", f"--callgrind-out-file={folder}/out", f"--log-file={log}"]
+        # Hashes of texts, and with them the work of dicts and sets, are the same in every run.
+        command = [
+            "env",
+            "PYTHONHASHSEED=0",
+            valgrind,
+            "--tool=callgrind",
+            f"--callgrind-out-file={folder}/out",
+            f"--log-file={log}",
+        ]
         command += [sys.executable, "-m", "benchmarks.gate", "--take-in", program, "--idle-loops", str(idle_loops)]
         command += [f"--events={shape.events}", f"--balances={shape.balances}", f"--partitions={shape.partitions}"]
-        # Hashes of texts, and with them the work of dicts and sets, are the same in every run.
-        done = subprocess.run(
-            command,
-            env={**os.environ, "PYTHONHASHSEED": "0"},
-            capture_output=True,
-            text=True,
-            timeout=VALGRIND_TIMEOUT_S,
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=VALGRIND_TIMEOUT_S)
         counted = _COLLECTED.search(log.read_text(encoding="utf-8")) if log.exists() else None
     if done.returncode or counted is None:
         raise CannotCount(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
     return int(counted[1])
 
 
-def take_in(program: str, shape: Options) -> int:
+def take_in(program: str, shape: Options, idle_loops: int = 0) -> int:
     """Make both programs ready and let one of them, or neither, take in the events; how many it did."""
     workload = make(shape, START_US + 1_000_000_000)
     loop, clients = Loop(shape, ROUTINE_S), _Clients()
@@ -210,6 +211,8 @@ def take_in(program: str, shape: Options) -> int:
     loop.run(workload.openings, RATE, spread=1)
     pieces = [_piece(workload.events, number) for number in range(PIECES)]
     fed = [_messages(piece) for piece in pieces]
+    if idle_loops:
+        KeepBalances.on_batch = _slowed(KeepBalances.on_batch, idle_loops)  # type: ignore[method-assign]
     taken = 0
     with _quiet_collector():
         if program == STOCKFLOW:
@@ -275,9 +278,7 @@ def main() -> int:
     chosen = options.parse_args()
     shape = Options(chosen.events, chosen.balances, partitions=chosen.partitions)
     if chosen.take_in:
-        if chosen.idle_loops:
-            KeepBalances.on_batch = _slowed(KeepBalances.on_batch, chosen.idle_loops)  # type: ignore[method-assign]
-        print(f"{take_in(chosen.take_in, shape):,} events taken in")
+        print(f"{take_in(chosen.take_in, shape, chosen.idle_loops):,} events taken in")
         return 0
     console = Console(soft_wrap=True)
     try:
