@@ -14,7 +14,7 @@ COPY requirements.lock ./
 RUN pip download --quiet --require-hashes --only-binary :all: --dest wheels -r requirements.lock
 ENV PIP_NO_INDEX=1 PIP_FIND_LINKS=/build/wheels
 
-COPY pyproject.toml README.md ./
+COPY pyproject.toml README.md LICENSE ./
 COPY stockflow stockflow
 COPY dataflows dataflows
 COPY serving serving

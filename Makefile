@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 export PYTHON
 
-.PHONY: help setup demo test fuzz check simulate mutants soak chaos bench-quick bench peers k8s-tools verify-k8s lock clean
+.PHONY: help setup demo test fuzz check simulate mutants soak chaos bench-quick bench peers k8s-tools verify-k8s release-check lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -49,6 +49,9 @@ k8s-tools: setup  ## put helm, hadolint and promtool into .cache
 
 verify-k8s: k8s-tools  ## chart, kustomizations, rules, dashboards and image, without a cluster (about 2 minutes)
 	@$(BIN)/python -m pytest tests/k8s $(ARGS)
+
+release-check: setup  ## what must hold before a version is given out: the wheel, its contents, licences, weaknesses; ARGS="--strict"
+	@$(BIN)/python -m tests.release $(ARGS)
 
 bench-quick: setup peers  ## 3 minutes: stockflow against the floor, Kafka Streams, Bytewax, Quix; benchmarks/results/latest.json
 	@$(BIN)/python -m benchmarks.suite --quick $(ARGS)

@@ -70,7 +70,7 @@ def test_image_holds_every_package_and_no_tests() -> None:
     assert ignored[ignored.index("*") + 1 :] != []
     assert {one[1:].rstrip("/") for one in ignored if one.startswith("!")} == {
         *PACKAGES,
-        *("pyproject.toml", "README.md", "requirements.lock", ".ci/sbom"),
+        *("pyproject.toml", "README.md", "LICENSE", "requirements.lock", ".ci/sbom"),
     }
 
 
