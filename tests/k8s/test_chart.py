@@ -51,6 +51,10 @@ SPECIAL: dict[str, tuple[str, ...]] = {
         *("--set-string", "settings.STOCKFLOW_TOPIC_PREFIX=eu_,settings.STOCKFLOW_GROUP_ID=eu"),
         *("--set", "strimzi.enabled=true,autoscaling.kind=keda,audit.enabled=true"),
     ),
+    "client certificates": (
+        "--set",
+        "strimzi.enabled=true,strimzi.authentication=tls,autoscaling.kind=keda,audit.enabled=true",
+    ),
     "a scaler with credentials of its own": ("--set", "autoscaling.kind=keda,autoscaling.authentication=mine"),
     "few partitions": (
         *("--set-string", "settings.STOCKFLOW_PARTITIONS=3"),
@@ -82,7 +86,7 @@ def rendered(request: pytest.FixtureRequest) -> Manifests:
 def test_there_are_combinations_enough() -> None:
     """All switches with each other, and what they do not cover."""
     assert len(COMBINATIONS) == 24
-    assert len(ALL) == 41
+    assert len(ALL) == 42
 
 
 def test_chart_is_without_a_finding_of_lint() -> None:
@@ -317,6 +321,7 @@ def test_memory_follows_the_cost_model(text: str, balances: int, skus: int, fact
         ("a short grace", "--set", "terminationGracePeriodSeconds=35", "must be at least 42"),
         ("a long lease", "--set-string", "settings.STOCKFLOW_LEASE_MS=60000", "must be at least 72"),
         ("an unknown value", "--set", "replicaCount=2", "replicaCount"),
+        ("an unknown authentication", "--set", "strimzi.authentication=oauth", "authentication"),
         ("an unknown kind of scaler", "--set", "autoscaling.kind=vpa", "autoscaling"),
         ("a setting that is no text", "--set", "settings.STOCKFLOW_LINGER_MS=5", "STOCKFLOW_LINGER_MS"),
         ("a setting of something else", "--set-string", "settings.KAFKA_OPTS=x", "KAFKA_OPTS"),

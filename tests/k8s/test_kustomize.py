@@ -55,6 +55,22 @@ def tidy(value: Any, parent: str = "") -> Any:
 )
 def test_components_are_the_switches_of_the_chart(parts: tuple[str, ...], scaler: str | None, tmp_path: Path) -> None:
     """Base with any choice of components = the chart with the same switches on."""
+    switches = [f"{part}.enabled=true" for part in parts] + ([f"autoscaling.kind={scaler}"] if scaler else [])
+    assert kustomized(components_for(parts, scaler), tmp_path) == from_chart(switches)
+
+
+@pytest.mark.parametrize("scaler", SCALERS, ids=str)
+@pytest.mark.parametrize("parts", [("strimzi",), ("strimzi", "audit")], ids="+".join)
+def test_certificates_are_a_switch_and_a_component(parts: tuple[str, ...], scaler: str | None, tmp_path: Path) -> None:
+    """In place of passwords for whichever users there are."""
+    switches = [f"{part}.enabled=true" for part in parts] + ([f"autoscaling.kind={scaler}"] if scaler else [])
+    rendered = kustomized([*components_for(parts, scaler), "strimzi-tls"], tmp_path)
+    assert rendered == from_chart([*switches, "strimzi.authentication=tls"])
+    assert "SASL" not in str(rendered)
+
+
+def components_for(parts: tuple[str, ...], scaler: str | None) -> list[str]:
+    """Those that belong to the switches, in the order that they need."""
     chosen = [*parts[:1], *([scaler] if scaler else []), *parts[1:]] if "strimzi" in parts else [*parts]
     if scaler and scaler not in chosen:
         chosen.append(scaler)
@@ -62,15 +78,23 @@ def test_components_are_the_switches_of_the_chart(parts: tuple[str, ...], scaler
         chosen.append("keda-strimzi")
     if "strimzi" in parts and "audit" in parts:
         chosen.append("audit-strimzi")
+    return chosen
+
+
+def kustomized(chosen: list[str], tmp_path: Path) -> dict[str, Manifest]:
+    """Base with these components."""
     folder = Path("/".join([".."] * (len(tmp_path.resolve().parts) - 1))) / K8S.relative_to("/")
     components = "".join(f"  - {folder}/components/{one}\n" for one in chosen)
     (tmp_path / "kustomization.yaml").write_text(
         "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\n"
         f"resources: [{folder}/base]\n" + (f"components:\n{components}" if chosen else "")
     )
-    switches = [f"{part}.enabled=true" for part in parts] + ([f"autoscaling.kind={scaler}"] if scaler else [])
-    from_chart = normal(helm(*(("--set", ",".join(switches)) if switches else ())))
-    assert normal(kustomize(tmp_path)) == from_chart
+    return normal(kustomize(tmp_path))
+
+
+def from_chart(switches: list[str]) -> dict[str, Manifest]:
+    """The chart with these values."""
+    return normal(helm(*(("--set", ",".join(switches)) if switches else ())))
 
 
 @pytest.mark.parametrize("overlay", ["production", "hpa"])

@@ -123,6 +123,14 @@ envFrom:
       optional: true
 {{- if .root.Values.strimzi.enabled }}
 env:
+  {{- if eq .root.Values.strimzi.authentication "tls" }}
+  - name: STOCKFLOW_KAFKA__SECURITY_PROTOCOL
+    value: SSL
+  - name: STOCKFLOW_KAFKA__SSL_CERTIFICATE_LOCATION
+    value: /run/secrets/kafka-user/user.crt
+  - name: STOCKFLOW_KAFKA__SSL_KEY_LOCATION
+    value: /run/secrets/kafka-user/user.key
+  {{- else }}
   - name: STOCKFLOW_KAFKA__SECURITY_PROTOCOL
     value: SASL_SSL
   - name: STOCKFLOW_KAFKA__SASL_MECHANISM
@@ -131,6 +139,7 @@ env:
     value: {{ include "stockflow.user" . }}
   - name: STOCKFLOW_KAFKA__SASL_PASSWORD_FILE
     value: /run/secrets/kafka-user/password
+  {{- end }}
   - name: STOCKFLOW_KAFKA__SSL_CA_LOCATION
     value: /run/secrets/kafka-ca/ca.crt
 {{- end }}
@@ -164,8 +173,15 @@ securityContext:
     secretName: {{ include "stockflow.user" . }}
     defaultMode: 0440
     items:
+      {{- if eq .root.Values.strimzi.authentication "tls" }}
+      - key: user.crt
+        path: user.crt
+      - key: user.key
+        path: user.key
+      {{- else }}
       - key: password
         path: password
+      {{- end }}
 - name: kafka-ca
   secret:
     secretName: {{ .root.Values.strimzi.cluster }}-cluster-ca-cert
