@@ -1,4 +1,4 @@
-"""The rights that the chart asks for, on a real Kafka (TLS, SCRAM) and a real Redis that grant nothing else.
+"""The rights the chart asks for, on a real Kafka (TLS with SCRAM, mutual TLS) and a real Redis that grant no more.
 
 What a process used is in the authorizer's own log, so a right too many shows as well as one too few.
 """
@@ -37,9 +37,9 @@ from schemas.topics import (
     partition_of,
 )
 from stockflow.embedded import KafkaBroker, RedisServer, ServerUnavailable
-from stockflow.embedded.kafka import find_java
 from stockflow.embedded.process import wait_until
 from tests import services
+from tests.certificates import Authority, Certificate
 from tests.e2e.harness import Pipeline
 from tests.k8s.tools import K8S, by_name, helm, run
 from tests.k8s.watched import FOREIGN, exported, watched
@@ -48,14 +48,16 @@ PARTITIONS = 3
 WAIT_S = 30
 PASSWORD = "change-me"  # of every user, as in redis-users.acl
 WRONG = "not-the-password"
-STORE_PASSWORD = "store-hush"
 SKU, LOCATION = "SKU-1", "STORE-1"
 GONE = "SKU-2"  # delisted in the end
 USERS = ("admin", "stockflow", "stockflow-audit", "stockflow-scaler")
-SECURED = {
-    "security.protocol": "SASL_SSL",
-    "sasl.mechanism": "SCRAM-SHA-512",
-    "sasl.password": PASSWORD,
+SCRAM, TLS = "scram-sha-512", "tls"  # As Strimzi calls them.
+# What is wrong with a client, and what its log has to say of it.
+FOUND = {
+    "trusts another authority": "certificate verify failed",
+    "wrong password": "invalid credentials",
+    "shows no certificate": "alert bad certificate",
+    "signed by another authority": "alert bad certificate",
 }
 _JAAS = "org.apache.kafka.common.security.scram.ScramLoginModule required"
 _DECISION = re.compile(
@@ -73,34 +75,56 @@ ASKED_IN_VAIN = {
 
 
 class GuardedKafka(KafkaBroker):
-    """A broker that lets in by password over TLS, allows what is granted only, and logs each decision."""
+    """A broker with TLS that lets in by password or certificate, allows what is granted, and logs each decision."""
 
-    def __init__(self, folder: Path) -> None:
-        store, self.certificate = folder / "broker.p12", folder / "broker.pem"
-        make_certificate(store, self.certificate)
+    def __init__(self, folder: Path, authentication: str) -> None:
+        self.authentication = authentication
+        self.authority = Authority(folder / "authority")
+        self._clients = {user: self.authority.sign(user) for user in USERS} if authentication == TLS else {}
+        own = {
+            "ssl.keystore.type": "PEM",
+            "ssl.keystore.location": str(self.authority.sign("broker").in_one_file()),
+            "ssl.truststore.type": "PEM",
+            "ssl.truststore.location": str(self.authority.certificate),
+            "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+            "super.users": ";".join(f"User:{name}" for name in (self.principal("admin"), "CN=broker", "ANONYMOUS")),
+        }
+        login = f'{_JAAS} username="admin" password="{PASSWORD}";'
+        by_password = {
+            "listener.security.protocol.map": "PLAINTEXT:SASL_SSL,CONTROLLER:PLAINTEXT",
+            "sasl.enabled.mechanisms": "SCRAM-SHA-512",
+            "sasl.mechanism.inter.broker.protocol": "SCRAM-SHA-512",
+            "listener.name.plaintext.scram-sha-512.sasl.jaas.config": login,
+        }
+        by_certificate = {
+            "listener.security.protocol.map": "PLAINTEXT:SSL,CONTROLLER:PLAINTEXT",
+            "ssl.client.auth": "required",
+        }
         scram = [f"SCRAM-SHA-512=[name={user},password={PASSWORD}]" for user in USERS]
         super().__init__(
             services.CACHE,
             heartbeat_ms=500,
             session_ms=3_000,
             format_arguments=[word for one in scram for word in ("--add-scram", one)],
-            properties={
-                "listener.security.protocol.map": "PLAINTEXT:SASL_SSL,CONTROLLER:PLAINTEXT",
-                "ssl.keystore.type": "PKCS12",
-                "ssl.keystore.location": str(store),
-                "ssl.keystore.password": STORE_PASSWORD,
-                "ssl.truststore.type": "PEM",  # its own certificate: it is a client of itself
-                "ssl.truststore.location": str(self.certificate),
-                "sasl.enabled.mechanisms": "SCRAM-SHA-512",
-                "sasl.mechanism.inter.broker.protocol": "SCRAM-SHA-512",
-                "listener.name.plaintext.scram-sha-512.sasl.jaas.config": (
-                    f'{_JAAS} username="admin" password="{PASSWORD}";'
-                ),
-                "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
-                "super.users": "User:admin;User:ANONYMOUS",
-            },
+            properties={**own, **(by_certificate if authentication == TLS else by_password)},
         )
         self.start_timeout_s = services.BROKER_START_TIMEOUT_S
+
+    def principal(self, user: str) -> str:
+        """What the broker, and Strimzi's ACLs, call a user."""
+        return f"CN={user}" if self.authentication == TLS else user
+
+    def client(self, user: str) -> dict[str, str]:
+        """How a client of this user reaches the broker."""
+        reached = {"bootstrap.servers": self.bootstrap, "ssl.ca.location": str(self.authority.certificate)}
+        if self.authentication == TLS:
+            return {**reached, **shown(self._clients[user])}
+        by_password = {"security.protocol": "SASL_SSL", "sasl.mechanism": "SCRAM-SHA-512"}
+        return {**reached, **by_password, "sasl.username": user, "sasl.password": PASSWORD}
+
+    def private_keys(self) -> list[str]:
+        """The last line of each client's key."""
+        return [one.key.read_text().splitlines()[-2] for one in self._clients.values()]
 
     def _command(self) -> list[str]:
         java, *rest = super()._command()
@@ -112,19 +136,17 @@ class GuardedKafka(KafkaBroker):
         return {
             (found["kind"].upper(), found["name"], found["operation"])
             for found in _DECISION.finditer(text)
-            if (found["user"], found["verdict"]) == (user, verdict)
+            if (found["user"], found["verdict"]) == (self.principal(user), verdict)
         }
 
 
-def make_certificate(store: Path, certificate: Path) -> None:
-    """A key for the loopback address with a certificate of its own, as Java wants it, and the certificate as PEM."""
-    keytool = Path(find_java()).resolve().with_name("keytool")
-    access = ["-keystore", str(store), "-storepass", STORE_PASSWORD, "-alias", "broker"]
-    run(
-        *(str(keytool), "-genkeypair", "-keyalg", "EC", "-storetype", "PKCS12", "-validity", "2"),
-        *("-dname", "CN=broker", "-ext", "san=ip:127.0.0.1", *access),
-    )
-    run(str(keytool), "-exportcert", "-rfc", "-file", str(certificate), *access)
+def shown(certificate: Certificate) -> dict[str, str]:
+    """Properties of a client that shows a certificate."""
+    return {
+        "security.protocol": "SSL",
+        "ssl.certificate.location": str(certificate.certificate),
+        "ssl.key.location": str(certificate.key),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -147,20 +169,22 @@ def _operation(camel: str) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", camel).upper()
 
 
-@pytest.fixture(scope="module")
-def guarded(granted: Mapping[str, set[Right]], tmp_path_factory: pytest.TempPathFactory) -> Iterator[GuardedKafka]:
+@pytest.fixture(scope="module", params=[SCRAM, TLS])
+def guarded(
+    request: pytest.FixtureRequest, granted: Mapping[str, set[Right]], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[GuardedKafka]:
     """A broker with all topics and exactly these rights."""
     try:
-        broker = GuardedKafka(tmp_path_factory.mktemp("guarded"))
+        broker = GuardedKafka(tmp_path_factory.mktemp("guarded"), request.param)
         broker.start()
     except ServerUnavailable as error:
         services.missing(error)
     with broker:
-        admin_config = client(broker, "admin")
+        admin_config = broker.client("admin")
         topics.ensure(admin_config, str, PARTITIONS, 1)
         rights = [
             AclBinding(
-                ResourceType[kind], name, ResourcePatternType.LITERAL, f"User:{user}", "*",
+                ResourceType[kind], name, ResourcePatternType.LITERAL, f"User:{broker.principal(user)}", "*",
                 AclOperation[operation], AclPermissionType.ALLOW,
             )
             for user, of_user in granted.items()
@@ -172,21 +196,15 @@ def guarded(granted: Mapping[str, set[Right]], tmp_path_factory: pytest.TempPath
         yield broker
 
 
-def client(broker: GuardedKafka, user: str) -> dict[str, str]:
-    """How a client of this user reaches the broker."""
-    ca = str(broker.certificate)
-    return {"bootstrap.servers": broker.bootstrap, "sasl.username": user, "ssl.ca.location": ca, **SECURED}
-
-
-def environment(broker: GuardedKafka, user: str, redis_url: str) -> dict[str, str]:
-    """Settings as the chart makes them for a user."""
+def environment(properties: Mapping[str, str], redis_url: str) -> dict[str, str]:
+    """Settings as the chart makes them for a client with these properties."""
     return {
-        "STOCKFLOW_BOOTSTRAP_SERVERS": broker.bootstrap,
+        "STOCKFLOW_BOOTSTRAP_SERVERS": properties["bootstrap.servers"],
         "STOCKFLOW_REDIS_URL": redis_url,
         "STOCKFLOW_METRICS_HOST": "127.0.0.1",
         **{
             "STOCKFLOW_KAFKA__" + name.upper().replace(".", "_"): value
-            for name, value in client(broker, user).items()
+            for name, value in properties.items()
             if name != "bootstrap.servers"
         },
     }
@@ -210,7 +228,7 @@ class Sender:
     """Whoever tells facts, as the admin of the test."""
 
     def __init__(self, broker: GuardedKafka) -> None:
-        self._producer = Producer({**client(broker, "admin"), "partitioner": "murmur2_random"})
+        self._producer = Producer({**broker.client("admin"), "partitioner": "murmur2_random"})
         self._told = 0
 
     def tell(self, topic: Topic, type: str, key: str = SKU, **fields: object) -> None:
@@ -248,6 +266,7 @@ class Played:
     audit: subprocess.CompletedProcess[str]
     metrics: str
     logs: str
+    refused: Mapping[str, str]
 
 
 @pytest.fixture(scope="module")
@@ -265,23 +284,29 @@ def played(
         admin.set(f"availability:{GONE}", "a stranger under our name")
         admin.config_resetstat()
         sender = Sender(guarded)
-        variables = environment(guarded, "stockflow", server.url_of("stockflow"))
+        variables = environment(guarded.client("stockflow"), server.url_of("stockflow"))
         with Pipeline(folder / "first", variables):
             tell_of_everything(sender, admin)
         with Pipeline(folder / "second", variables) as heir:
-            auditor = environment(guarded, "stockflow-audit", server.url_of("stockflow-audit"))
+            auditor = environment(guarded.client("stockflow-audit"), server.url_of("stockflow-audit"))
             words = [f"{name}={value}" for name, value in auditor.items()]
             audit = run("/usr/bin/env", *words, sys.executable, "-m", "stockflow", "audit")
             sender.put(AVAILABILITY, f"{SKU}|{LOCATION}", b'{"version":1}')  # as a fenced process would
             wait_until(lambda: heir.metric("stockflow_foreign_writes_total") == 1, WAIT_S)
             wait_until(lambda: granted["stockflow"] <= guarded.decisions("stockflow", "Allowed"), WAIT_S)
             page = heir.get("/metrics")[1]
-        stranger = Pipeline(folder / "stranger", {**variables, "STOCKFLOW_KAFKA__SASL_PASSWORD": WRONG})
-        stranger.may_end = True
-        stranger.launch()
-        assert wait_until(lambda: stranger.exit_code == 1, WAIT_S)
-        stranger.close()
-        logs = [(folder / name / "pipeline.log").read_text() for name in ("first", "second", "stranger")]
+        refused = {
+            wrong: Pipeline(folder / wrong.replace(" ", "-"), environment(properties, server.url_of("stockflow")))
+            for wrong, properties in strangers(guarded, folder).items()
+        }
+        for stranger in refused.values():
+            stranger.may_end = True
+            stranger.launch()
+        assert wait_until(lambda: all(one.exit_code == 1 for one in refused.values()), WAIT_S)
+        told = {wrong: stranger.log_file.read_text() for wrong, stranger in refused.items()}
+        for stranger in refused.values():
+            stranger.close()
+        logs = [(folder / name / "pipeline.log").read_text() for name in ("first", "second")] + list(told.values())
         return Played(
             {user: guarded.decisions(user, "Allowed") for user in USERS},
             {user: guarded.decisions(user, "Denied") for user in USERS},
@@ -290,7 +315,22 @@ def played(
             audit,
             page,
             "\n".join(logs),
+            told,
         )
+
+
+def strangers(broker: GuardedKafka, folder: Path) -> dict[str, dict[str, str]]:
+    """Clients that must not get in, by what is wrong with them."""
+    own = broker.client("stockflow")
+    other = Authority(folder / "other-authority", "another authority")
+    found = {"trusts another authority": {**own, "ssl.ca.location": str(other.certificate)}}
+    if broker.authentication == TLS:
+        nobody = {name: own[name] for name in ("bootstrap.servers", "ssl.ca.location")}
+        found["shows no certificate"] = {**nobody, "security.protocol": "SSL"}
+        found["signed by another authority"] = {**nobody, **shown(other.sign("stockflow"))}
+    else:
+        found["wrong password"] = {**own, "sasl.password": WRONG}
+    return found
 
 
 def tell_of_everything(sender: Sender, admin: redis.Redis) -> None:
@@ -333,13 +373,20 @@ def test_audit_runs_with_its_own_users(played: Played) -> None:
     assert "EQUAL" in played.audit.stdout
 
 
-def test_no_password_is_in_logs_metrics_or_help(played: Played) -> None:
-    """Neither the right one nor one that the broker refuses, which ends the process with an error."""
-    assert "invalid credentials" in played.logs
+def test_who_is_refused_is_told_why(played: Played) -> None:
+    """Each ended with exit code 1, and says what the broker or the client found and what to look at."""
+    for wrong, text in played.refused.items():
+        (error,) = (line["error"] for line in map(json.loads, text.splitlines()) if line["event"] == "cannot_start")
+        assert FOUND[wrong] in error
+        assert "STOCKFLOW_KAFKA__SECURITY_PROTOCOL and what belongs to it" in error
+
+
+def test_no_secret_is_in_logs_metrics_or_help(played: Played, guarded: GuardedKafka) -> None:
+    """Neither the right password nor one that the broker refuses, which ends the process with an error; nor a key."""
     helped = run(sys.executable, "-m", "stockflow", "run", "--help")
     for text in (played.logs, played.metrics, played.audit.stdout, played.audit.stderr, helped.stdout):
-        assert PASSWORD not in text
-        assert WRONG not in text
+        for secret in (PASSWORD, WRONG, *guarded.private_keys()):
+            assert secret not in text
 
 
 def test_metrics_page_has_what_is_watched_and_nothing_unwatched(played: Played) -> None:

@@ -18,16 +18,17 @@ ROOT = Path(__file__).resolve().parents[2]
 K8S = ROOT / "k8s"
 CHART = K8S / "chart"
 RUN_TIMEOUT_S = 120
+FROM_THE_DISTRIBUTION = ("promtool", "redis-server")
 
 Manifest = dict[str, Any]
 Manifests = dict[str, Manifest]  # by Kind/name
 
 
 def tool(name: str) -> str:
-    """The path of helm, hadolint or promtool; without it the test is skipped, or fails in CI if a wheel has it."""
+    """The path of a program of `make k8s-tools`; without it the test is skipped, or fails in CI if a wheel has it."""
     path = ROOT / ".cache" / "k8s-tools" / "bin" / name
-    if not path.exists() and name == "promtool":
-        pytest.skip("no promtool: `make k8s-tools` says how to get it")
+    if not path.exists() and name in FROM_THE_DISTRIBUTION:
+        pytest.skip(f"no {name}: `make k8s-tools` says how to get it")
     if not path.exists():
         services.missing(ServerUnavailable(f"{name} is missing: run `make k8s-tools`"))
     return str(path)
