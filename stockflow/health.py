@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import socket
 import socketserver
 import threading
@@ -65,11 +66,13 @@ class HealthServer:
         registry: CollectorRegistry,
         live: Callable[[], Verdict],
         ready: Callable[[], Verdict],
+        token: str = "",
     ) -> None:
-        """Keep the ends; nothing is opened before `start`."""
+        """Keep the ends; nothing is opened before `start`. With a token only who shows it gets the metrics."""
         self._address = (host, port)
         self._registry = registry
         self._verdicts = {LIVE_PATH: live, READY_PATH: ready}
+        self._authorization = f"Bearer {token}".encode() if token else None
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
 
@@ -113,8 +116,14 @@ class HealthServer:
     ) -> None:
         self.close()
 
-    def _answer(self, path: str, accept: str) -> _Answer:
+    def _answer(self, path: str, accept: str, authorization: str) -> _Answer:
         if path == METRICS_PATH:
+            # Headers are Latin-1; the comparison takes as long for a guess that is nearly right.
+            shown = authorization.encode("latin-1", "replace")
+            if self._authorization is not None and not hmac.compare_digest(shown, self._authorization):
+                return _verdict_answer(
+                    HTTPStatus.UNAUTHORIZED, Verdict(False, "show the token of STOCKFLOW_METRICS_TOKEN")
+                )
             return self._metrics(accept)
         if path in self._verdicts:
             return self._probe(path)
@@ -149,7 +158,7 @@ class _Server(ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = 64
 
-    def __init__(self, address: tuple[str, int], answer: Callable[[str, str], _Answer]) -> None:
+    def __init__(self, address: tuple[str, int], answer: Callable[[str, str, str], _Answer]) -> None:
         self.answer = answer
         self._free = threading.BoundedSemaphore(CONNECTIONS_MAX)
         if ":" in address[0]:
@@ -190,7 +199,8 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def do_GET(self) -> None:
-        self._reply(self.server.answer(self.path.partition("?")[0], self.headers.get("Accept", "")))
+        accept, authorization = self.headers.get("Accept", ""), self.headers.get("Authorization", "")
+        self._reply(self.server.answer(self.path.partition("?")[0], accept, authorization))
 
     do_HEAD = do_GET  # noqa: N815 - the base class looks for these names
 
@@ -209,6 +219,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Cache-Control", "no-store")
         if answer.status == HTTPStatus.METHOD_NOT_ALLOWED:
             self.send_header("Allow", "GET, HEAD")
+        if answer.status == HTTPStatus.UNAUTHORIZED:
+            self.send_header("WWW-Authenticate", "Bearer")
         if self.close_connection:
             self.send_header("Connection", "close")
         self.end_headers()

@@ -242,6 +242,7 @@ class Pipeline:
             registry_for(measured),
             lambda: alive(self.reader.stats, around.clock()),
             lambda: ready(self.reader.stats, self._ready_lag_max),
+            settings.metrics_token,
         )
 
     def start(self) -> None:

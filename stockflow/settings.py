@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -52,6 +53,7 @@ RESERVED_KAFKA_PROPERTIES = frozenset(
 
 
 _YEAR_S = 366 * 86_400
+_BEARER = re.compile(r"[A-Za-z0-9._~+/=-]{1,4096}")
 REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster")
 
 
@@ -84,6 +86,7 @@ class Settings:
     alert_allocation_s: int = 604_800
     metrics_host: str = "0.0.0.0"
     metrics_port: int = 9400
+    metrics_token: str = field(default="", repr=False)
     http_port: int = 8080
     cloudevents_headers: bool = False
     trace_context: bool = True
@@ -169,6 +172,7 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         alert_allocation_s=number("ALERT_ALLOCATION_S", defaults.alert_allocation_s, 0, _YEAR_S),
         metrics_host=text("METRICS_HOST", defaults.metrics_host),
         metrics_port=number("METRICS_PORT", defaults.metrics_port, 0, 65_535),
+        metrics_token=_token(values.get(PREFIX + "METRICS_TOKEN")),
         http_port=number("HTTP_PORT", defaults.http_port, 0, 65_535),
         cloudevents_headers=choice("CLOUDEVENTS_HEADERS", "false", ("true", "false")) == "true",
         trace_context=choice("TRACE_CONTEXT", "true", ("true", "false")) == "true",
@@ -189,6 +193,15 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
     if settings.group_protocol == "classic" and session_ms.isdigit() and settings.lease_ms >= int(session_ms):
         raise InvalidSettings(f"{PREFIX}LEASE_MS must be shorter than the group's session timeout of {session_ms} ms")
     return settings
+
+
+def _token(told: str | None) -> str:
+    """A bearer token as a header carries it (RFC 6750); an empty one would open what it was to close."""
+    if told is None:
+        return ""
+    if not _BEARER.fullmatch(told):
+        raise InvalidSettings(f"{PREFIX}METRICS_TOKEN must be 1 to 4096 letters, digits or any of -._~+/=")
+    return told
 
 
 def _check_redis_url(url: str) -> None:

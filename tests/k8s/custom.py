@@ -106,6 +106,7 @@ _RULE: Schema = {
         closed({"alert": TEXT, "expr": TEXT}, {"for": DURATION, "labels": TEXTS, "annotations": TEXTS}),
     ]
 }
+_AUTHORIZATION = closed({"credentials": closed({"name": DNS_NAME, "key": TEXT})}, {"type": TEXT})
 _KEY_OF = closed({"parameter": TEXT, "name": DNS_NAME, "key": TEXT})
 
 SCHEMAS: dict[str, Schema] = {
@@ -168,7 +169,15 @@ SCHEMAS: dict[str, Schema] = {
             {
                 "selector": closed({"matchLabels": TEXTS}),
                 "podMetricsEndpoints": listed(
-                    closed({"port": TEXT}, {"path": TEXT, "interval": DURATION, "scrapeTimeout": DURATION})
+                    closed(
+                        {"port": TEXT},
+                        {
+                            "path": TEXT,
+                            "interval": DURATION,
+                            "scrapeTimeout": DURATION,
+                            "authorization": _AUTHORIZATION,
+                        },
+                    )
                 ),
             },
             {"jobLabel": TEXT, "podTargetLabels": listed(TEXT)},

@@ -67,6 +67,7 @@ SPECIAL: dict[str, tuple[str, ...]] = {
     "much memory": ("--set", "sizing.balances=10000000,sizing.skus=1000000,sizing.factsRemembered=6000000"),
     "memory as told": ("--set", "resources.memory=3Gi"),
     "monitoring found by labels": ("--set", "monitoring.enabled=true,monitoring.labels.release=prometheus"),
+    "metrics for who shows a token": ("--set", "monitoring.enabled=true,monitoring.tokenSecret=stockflow-credentials"),
     "production": ("-f", str(K8S / "overlays/production/values.yaml")),
     "hpa": ("-f", str(K8S / "overlays/hpa/values.yaml")),
 }
@@ -86,7 +87,7 @@ def rendered(request: pytest.FixtureRequest) -> Manifests:
 def test_there_are_combinations_enough() -> None:
     """All switches with each other, and what they do not cover."""
     assert len(COMBINATIONS) == 24
-    assert len(ALL) == 42
+    assert len(ALL) == 43
 
 
 def test_chart_is_without_a_finding_of_lint() -> None:

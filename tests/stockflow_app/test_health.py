@@ -28,8 +28,8 @@ def registry_with_events(count: int) -> CollectorRegistry:
 
 
 @contextmanager
-def serving(registry=None, live=lambda: FINE, ready=lambda: FINE) -> Iterator[HealthServer]:
-    with HealthServer("127.0.0.1", 0, registry or CollectorRegistry(), live, ready) as server:
+def serving(registry=None, live=lambda: FINE, ready=lambda: FINE, token="") -> Iterator[HealthServer]:
+    with HealthServer("127.0.0.1", 0, registry or CollectorRegistry(), live, ready, token) as server:
         yield server
 
 
@@ -55,6 +55,28 @@ def test_probe_answers_its_verdict_with_the_reason(path: str, verdict: Verdict, 
     assert response.getheader("Content-Type") == "application/json"
     assert response.getheader("Cache-Control") == "no-store"
     assert json.loads(body) == {"ok": verdict.ok, "reason": verdict.reason, "details": dict(verdict.details)}
+
+
+@pytest.mark.parametrize(
+    ("text", "shown", "status"),
+    [
+        ("the token", {"Authorization": "Bearer s3cret"}, 200),
+        ("nothing", {}, 401),
+        ("another token", {"Authorization": "Bearer s3cre"}, 401),
+        ("the token without its word", {"Authorization": "s3cret"}, 401),
+        ("a password", {"Authorization": "Basic s3cret"}, 401),
+        ("letters of elsewhere", {"Authorization": "Bearer s3cr\u00e9t"}, 401),
+    ],
+)
+def test_metrics_ask_for_the_token_and_probes_do_not(text: str, shown: dict[str, str], status: int) -> None:
+    """Whoever does not show it gets no number, and no hint at it."""
+    with serving(registry_with_events(7), token="s3cret") as server:
+        response, body = ask(server, "GET", "/metrics", **shown)
+        probe, _ = ask(server, "GET", "/livez")
+    assert (response.status, probe.status) == (status, 200)
+    assert (b"stockflow_test_events_total" in body) == (status == 200)
+    assert response.getheader("WWW-Authenticate") == (None if status == 200 else "Bearer")
+    assert b"s3cr" not in body
 
 
 def test_details_may_hold_any_value() -> None:

@@ -216,3 +216,26 @@ def test_collector_that_cannot_be_used_is_refused(environ: dict[str, str], told:
     with pytest.raises(InvalidSettings, match=told) as refused:
         load(environ)
     assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("token", "is_taken"),
+    [
+        ("s3cret-._~+/=", True),
+        ("", False),
+        ("two words", False),
+        ("s3crét", False),
+        ("a" * 4096, True),
+        ("a" * 4097, False),
+    ],
+)
+def test_a_token_for_the_metrics_fits_into_a_header(token: str, is_taken: bool) -> None:
+    """An empty one, as from an empty file, would open what it was to close; no text shows it."""
+    if is_taken:
+        settings = load({"STOCKFLOW_METRICS_TOKEN": token})
+        assert settings.metrics_token == token
+        assert token not in repr(settings)
+        return
+    with pytest.raises(InvalidSettings, match="METRICS_TOKEN must be") as raised:
+        load({"STOCKFLOW_METRICS_TOKEN": token})
+    assert not token or token not in str(raised.value)
