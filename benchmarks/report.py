@@ -26,6 +26,8 @@ MEANING = {
     "p50": "median latency of stockflow / of the other; less is better",
     "p99": "99th percentile of stockflow / of the other; less is better",
     "restore": "seconds to restore / seconds of a bare read; less is better",
+    "takeover": "seconds to take half of the partitions over / seconds of a bare read of them; less is better",
+    "redis": "records/s of the view / of redis-benchmark with the same script; more is better",
     "bytes": "resident bytes per idle balance; less is better",
 }
 STYLE = (

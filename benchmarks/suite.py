@@ -20,7 +20,7 @@ from statistics import median
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import figures, latency, memory, restore, workloads
+from benchmarks import figures, latency, memory, redis_writes, restore, workloads
 from benchmarks.figures import LATEST, Report
 from benchmarks.latency import Latency
 from benchmarks.peers import environments
@@ -28,16 +28,18 @@ from benchmarks.peers.programs import PEERS, PeerFailed, run_peer
 from benchmarks.rig import Servers, WrongResult, add_place, drop_topics, make_topics, servers
 from benchmarks.throughput import CONFLATING, FLOOR, STOCKFLOW, Result, run_floor, run_stockflow
 from benchmarks.workload import Options, make
+from stockflow.embedded import RedisServer
 
 RESULTS = Path("benchmarks/results")
 PARTITIONS = 12
 LINGER_MS = 5
-STREAMS, ROCKSDB, BYTEWAX, QUIX, FAUST = PEERS
+STREAMS, ROCKSDB, FLINK, BYTEWAX, QUIX, FAUST = PEERS
 VERSUS = {  # Figures of throughput, by the program that stockflow is compared with.
     FLOOR: "throughput_vs_floor",
     CONFLATING: "throughput_vs_conflating_floor",
     STREAMS: "throughput_vs_kafka_streams",
     ROCKSDB: "throughput_vs_kafka_streams_rocksdb",
+    FLINK: "throughput_vs_flink",
     BYTEWAX: "throughput_vs_stock_bytewax",
     QUIX: "throughput_vs_quix",
     FAUST: "throughput_vs_faust",
@@ -59,7 +61,8 @@ LOADS = {  # What is added to the names of the figures, and the options of `benc
     "_flash_sale": ["--rate", "290", "--burst-every", "0", "--flash-seconds", "5", "--flash-times", "20"],
 }
 BOTH = (FLOOR, STOCKFLOW)
-RESTORE, MEMORY = "restore_vs_bare", "bytes_per_balance"
+RESTORE, TAKEOVER, MEMORY = "restore_vs_bare", "takeover_vs_bare", "bytes_per_balance"
+REDIS = "redis_writes_vs_redis_benchmark"
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,8 @@ class Size:
     latency_rounds: int
     restore_balances: int
     restore_rounds: int
+    takeover_rounds: int
+    redis_rounds: int
     memory_balances: int
     memory_rounds: int
     variant_rounds: int
@@ -96,6 +101,8 @@ QUICK = Size(
     latency_rounds=1,
     restore_balances=100_000,
     restore_rounds=1,
+    takeover_rounds=0,
+    redis_rounds=3,
     memory_balances=200_000,
     memory_rounds=1,
     variant_rounds=0,
@@ -113,6 +120,8 @@ FULL = Size(
     latency_rounds=3,
     restore_balances=1_000_000,
     restore_rounds=5,
+    takeover_rounds=3,
+    redis_rounds=5,
     memory_balances=1_000_000,
     memory_rounds=3,
     variant_rounds=3,
@@ -248,13 +257,35 @@ def _latency(where: Servers, program: str, options: argparse.Namespace, turn: st
 
 
 def restores(where: Servers, size: Size, report: Report, folder: Path, calm_s: float, console: Console) -> None:
-    """Rounds of restarts and of the bare loop."""
-    rounds = restore.measure(where, size.restore_balances, PARTITIONS, size.restore_rounds, folder, calm_s, console)
-    for number, one in enumerate(rounds):
-        for program, found in one.items():
-            report.raw.setdefault("restore", []).append({"round": number, "program": program, **found})
-    seconds = [{program: found["seconds"] for program, found in one.items()} for one in rounds]
-    report.figures[RESTORE] = figures.ratio(seconds, restore.STOCKFLOW, restore.BARE)
+    """Rounds of restarts and of the bare loop, then the same of takeovers."""
+    for figure, run, count in (
+        (RESTORE, restore.measure, size.restore_rounds),
+        (TAKEOVER, restore.measure_takeovers, size.takeover_rounds),
+    ):
+        if not count:
+            report.skip(f"not part of the {size.name} run", figure)
+            continue
+        rounds = run(where, size.restore_balances, PARTITIONS, count, folder, calm_s, console)
+        for number, one in enumerate(rounds):
+            for program, found in one.items():
+                report.raw.setdefault(figure, []).append({"round": number, "program": program, **found})
+        seconds = [{program: found["seconds"] for program, found in one.items()} for one in rounds]
+        report.figures[figure] = figures.ratio(seconds, restore.STOCKFLOW, restore.BARE)
+
+
+def redis_view(_: Servers, size: Size, report: Report, folder: Path, calm_s: float, console: Console) -> None:
+    """Rounds of the view's writes and of the server's own benchmark program, on a server of their own."""
+    try:
+        program = redis_writes.reference_program()
+        with RedisServer() as server:
+            rounds = redis_writes.measure(server, program, redis_writes.RECORDS, size.redis_rounds, calm_s)
+    except redis_writes.NothingToCompareWith as error:
+        report.skip(str(error), REDIS)
+        return
+    report.raw["redis_writes"] = list(rounds)
+    report.figures[REDIS] = figures.ratio(rounds, redis_writes.VIEW, redis_writes.REFERENCE)
+    rates = {name: median(one[name] for one in rounds) for name in (redis_writes.VIEW, redis_writes.REFERENCE)}
+    console.print("Redis: " + ", ".join(f"{name} {rate:,.0f} records/s" for name, rate in rates.items()))
 
 
 def memories(_: Servers, size: Size, report: Report, folder: Path, calm_s: float, console: Console) -> None:
@@ -274,13 +305,15 @@ PARTS: dict[str, Callable[[Servers, Size, Report, Path, float, Console], None]] 
     "throughput": throughput,
     "latency": latencies,
     "restore": restores,
+    "redis": redis_view,
     "memory": memories,
     "variants": variants,
 }
 FIGURES = {
     "throughput": tuple(VERSUS.values()),
     "latency": tuple(figure for load in LOADS for figure in figures_of(load)),
-    "restore": (RESTORE,),
+    "restore": (RESTORE, TAKEOVER),
+    "redis": (REDIS,),
     "memory": (MEMORY,),
     "variants": tuple(one.figure for one in workloads.VARIANTS),
 }

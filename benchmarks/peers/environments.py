@@ -17,9 +17,10 @@ from stockflow.embedded.process import ServerUnavailable
 
 HERE = Path(__file__).resolve().parent
 PEERS = HERE.parents[1] / ".cache" / "benchmarks" / "peers"
-STREAMS = "kafka-streams"
+STREAMS, FLINK = "kafka-streams", "flink"
+JAVA_PEERS = {STREAMS: HERE / "kafka_streams", FLINK: HERE / "flink"}  # with their sources
 PYTHON_PEERS = ("stock-bytewax", "quix", "faust-streaming")
-NAMES = (STREAMS, *PYTHON_PEERS)
+NAMES = (*JAVA_PEERS, *PYTHON_PEERS)
 MAKE_S = 600
 MARK = ".made-from"  # Holds the hash of what an environment was made from; written last.
 QUIX_PYTHON = (3, 11)  # Older ones have no current Quix Streams.
@@ -36,15 +37,15 @@ def ensure(name: str) -> Path:
         PeerUnavailable: it cannot be.
     """
     folder = PEERS / name
-    sources = sorted((HERE / "kafka_streams").glob("*.*")) if name == STREAMS else [HERE / f"{name}.lock"]
+    sources = sorted(JAVA_PEERS[name].glob("*.*")) if name in JAVA_PEERS else [HERE / f"{name}.lock"]
     wanted = hashlib.sha256(b"".join(one.read_bytes() for one in sources) + sys.version.encode()).hexdigest()
     mark = folder / MARK
     if mark.is_file() and mark.read_text(encoding="ascii") == wanted:
         return folder
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    if name == STREAMS:
-        _make_streams(folder)
+    if name in JAVA_PEERS:
+        _make_java(name, folder)
     else:
         _make_python(name, folder)
     mark.write_text(wanted, encoding="ascii")
@@ -64,25 +65,25 @@ def _make_python(name: str, folder: Path) -> None:
     _run(name, str(python_of(folder)), "-m", "pip", *install, "-r", str(HERE / f"{name}.lock"))
 
 
-def _make_streams(folder: Path) -> None:
+def _make_java(name: str, folder: Path) -> None:
     try:
         find_java()
     except ServerUnavailable as error:
-        raise PeerUnavailable(f"{STREAMS}: {error}") from None
-    source = HERE / "kafka_streams"
+        raise PeerUnavailable(f"{name}: {error}") from None
+    source = JAVA_PEERS[name]
     maven, compiler = shutil.which("mvn"), shutil.which("javac")
     if maven is None or compiler is None:
-        raise PeerUnavailable(f"{STREAMS}: `mvn` and `javac` are needed (Maven and a JDK)")
+        raise PeerUnavailable(f"{name}: `mvn` and `javac` are needed (Maven and a JDK)")
     jars = folder / "jars"
     options = ["--quiet", "--batch-mode", "--strict-checksums", f"-DoutputDirectory={jars}", "-DincludeScope=runtime"]
-    _run(STREAMS, maven, *options, "-f", str(source / "pom.xml"), "dependency:copy-dependencies")
+    _run(name, maven, *options, "-f", str(source / "pom.xml"), "dependency:copy-dependencies")
     listed = (source / "jars.sha256").read_text(encoding="ascii").splitlines()
-    expected = {name: digest for digest, name in (line.split() for line in listed)}
+    expected = {jar: digest for digest, jar in (line.split() for line in listed)}
     found = {jar.name: hashlib.sha256(jar.read_bytes()).hexdigest() for jar in jars.glob("*.jar")}
     if found != expected:
-        wrong = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
-        raise PeerUnavailable(f"{STREAMS}: these jars are not the ones that were pinned: {', '.join(wrong)}")
-    _run(STREAMS, compiler, "-cp", f"{jars}/*", "-d", str(folder / "classes"), str(source / "Balances.java"))
+        wrong = sorted(jar for jar in found.keys() | expected.keys() if found.get(jar) != expected.get(jar))
+        raise PeerUnavailable(f"{name}: these jars are not the ones that were pinned: {', '.join(wrong)}")
+    _run(name, compiler, "-cp", f"{jars}/*", "-d", str(folder / "classes"), str(source / "Balances.java"))
 
 
 def _run(name: str, *command: str) -> None:

@@ -36,6 +36,7 @@ from stockflow.embedded.kafka import find_java
 STOP_S = 10.0
 LOG_TAIL_BYTES = 2_000
 HEAP_MB = 1_024
+OPENED = ("java.lang", "java.nio", "java.util", "java.util.concurrent")  # As Flink's own scripts do for Java 17.
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ PEERS = {
     for peer in (
         Peer("kafka streams", environments.STREAMS, options=("--store", "memory"), warms_up=True),
         Peer("kafka streams, RocksDB", environments.STREAMS, options=("--store", "rocksdb"), warms_up=True),
+        Peer("flink", environments.FLINK, warms_up=True),
         Peer("stock bytewax", "stock-bytewax", "stock_bytewax.py", commits=False, share=0.25),
         Peer("quix", "quix", "quix.py", share=0.15),
         Peer("faust", "faust-streaming", "faust_streaming.py", share=0.05),
@@ -99,10 +101,11 @@ class PeerRun:
             )
 
     def _command(self, made: Path) -> list[str]:
-        if self._peer.environment == environments.STREAMS:
+        if self._peer.environment in environments.JAVA_PEERS:
             classes = f"{made / 'classes'}:{made / 'jars'}/*"
             quiet = "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"
-            return [find_java(), f"-Xmx{HEAP_MB}m", "-XX:+UseSerialGC", quiet, "-cp", classes, "Balances"]
+            opened = [f"--add-opens=java.base/{package}=ALL-UNNAMED" for package in OPENED]
+            return [find_java(), f"-Xmx{HEAP_MB}m", "-XX:+UseSerialGC", *opened, quiet, "-cp", classes, "Balances"]
         return [str(environments.python_of(made)), str(environments.HERE / self._peer.script)]
 
     @property
