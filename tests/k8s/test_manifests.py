@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sysconfig
 from dataclasses import fields
 from pathlib import Path
@@ -95,12 +96,13 @@ def test_config_map_repeats_the_defaults_except_for_addresses(rendered: dict[str
 
 
 def test_example_credentials_are_read_from_their_files(rendered: dict[str, Manifest], tmp_path: Path) -> None:
-    """Secret, paths and settings agree: each file that a variable names is a key of the secret, none is left over."""
+    """Each file that a variable, or the address of Redis, names is a key of the secret, and none is left over."""
     example = by_name(EXAMPLE.read_text())
     secret, names = example["Secret/stockflow-credentials"], example["ConfigMap/stockflow-credentials"]["data"]
     for key, value in secret["stringData"].items():
         (tmp_path / key).write_text(value + "\n")
     named = {value for name, value in names.items() if name.endswith("_FILE")}
+    named |= set(re.findall(rf"{SECRETS_FOLDER}/[\w.-]+", secret["stringData"]["redis-url"]))
     assert named == {f"{SECRETS_FOLDER}/{key}" for key in secret["stringData"]}
     assert [name for name in names if not is_setting(name.removesuffix("_FILE"))] == []
     settings = load(
@@ -110,6 +112,7 @@ def test_example_credentials_are_read_from_their_files(rendered: dict[str, Manif
         }
     )
     assert settings.redis_url == secret["stringData"]["redis-url"]
+    assert settings.metrics_token == secret["stringData"]["metrics-token"]
     assert settings.kafka == {
         "security.protocol": "SASL_SSL",
         "sasl.mechanism": "SCRAM-SHA-512",
