@@ -1,8 +1,9 @@
 """The one sink: composes availability, dead letters, state records and the Redis view, and decides what is committed.
 
-Kafka is asked through two idempotent producers, so that a large flush of state never stands in front of availability
-records. The first failed delivery ends the process: librdkafka goes on with later messages after one has timed out,
-so from there on only a restart knows what is in the log.
+Kafka is asked through three idempotent producers, each with a connection of its own: a broker answers the requests of
+one connection after another, so neither a flush of state nor the networks may stand in front of availability. The
+first failed delivery ends the process: librdkafka goes on with later messages after one has timed out, so from there
+on only a restart knows what is in the log.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ from sinks.streams import Delivered
 from stock.balance import Cause
 from stock.ledger import Ledger
 
+LINGER_LONGER_MS = (
+    5.0  # Of what nobody waits for by the millisecond: a third of the requests where there are many records.
+)
 IN_FLIGHT_MAX = 200_000  # Records sent and not acknowledged; beyond this no input is read. About 150 MB.
 SWEEP_S = 0.002  # Of a turn may go into looking at keys again after rules changed, so long may an event wait for it.
 SWEEP_PORTIONS = 20  # ... and so many portions of keys.
@@ -160,8 +164,10 @@ class Publisher:
             "queue.buffering.max.messages": 2_000_000,
             "queue.buffering.max.kbytes": 1_048_576,
         }
+        longer = {**config, "linger.ms": max(LINGER_LONGER_MS, pace.linger_s * 1000)}
         self._outputs = Producer({**config, "linger.ms": pace.linger_s * 1000})
-        self._states = Producer({**config, "linger.ms": max(5.0, pace.linger_s * 1000)})
+        self._networks, self._states = Producer(longer), Producer(longer)
+        self._producers = self._outputs, self._networks, self._states
         self._client_config: dict[str, Any] = dict(client_config)
         self._admin = AdminClient(self._client_config)
         self._checked_at = 0.0
@@ -250,8 +256,8 @@ class Publisher:
         """
         now = self._clock()
         now_us = self._acknowledged_us = self._wall_us()
-        self._outputs.poll(0)
-        self._states.poll(0)
+        for producer in self._producers:
+            producer.poll(0)
         self._raise_failure()
         for outlet in self.outlets.values():
             if outlet.has_gap:
@@ -286,12 +292,12 @@ class Publisher:
     @property
     def has_room(self) -> bool:
         """Whether more input may be read."""
-        return len(self._outputs) + len(self._states) < IN_FLIGHT_MAX
+        return sum(map(len, self._producers)) < IN_FLIGHT_MAX
 
     @property
     def waiting(self) -> bool:
         """Whether acknowledgements are expected soon."""
-        return len(self._outputs) + len(self._states) > 0
+        return any(map(len, self._producers))
 
     def claim(self, partition: int, generation: int, partitions: int | None = None) -> None:
         """Append a claim for one of so many partitions, which is being taken over."""
@@ -327,13 +333,14 @@ class Publisher:
                     last_cut.add(outlet)
             self._acknowledged_us = self._wall_us()
             self._outputs.poll(0.002)
+            self._networks.poll(0)
             self._states.poll(0)
             self._raise_failure()
 
     def close(self) -> None:
         """Let go of what can be delivered within a moment."""
-        self._outputs.flush(1.0)
-        self._states.flush(1.0)
+        for producer in self._producers:
+            producer.flush(1.0)
 
     # What outlets call (Wire)
 
@@ -345,7 +352,7 @@ class Publisher:
         headers: Mapping[int, list[Header]],
     ) -> None:
         """Append availability records of one partition, in order, None delists."""
-        self._produce_with(headers, self._topics.availability, partition, records, done)
+        self._produce_with(headers, self._outputs, self._topics.availability, partition, records, done)
 
     def network(
         self,
@@ -355,7 +362,7 @@ class Publisher:
         headers: Mapping[int, list[Header]],
     ) -> None:
         """Append network records of one partition, in order; None delists."""
-        self._produce_with(headers, self._topics.network, partition, records, done)
+        self._produce_with(headers, self._networks, self._topics.network, partition, records, done)
 
     def alert(self, partition: int, sku: str, value: bytes, done: Delivered) -> None:
         """Append one alert."""
@@ -373,13 +380,13 @@ class Publisher:
         headers: Mapping[int, list[Header]],
     ) -> None:
         """Append answers to requests of one partition, in order."""
-        self._produce_with(headers, self._topics.verdicts, partition, records, done)
+        self._produce_with(headers, self._outputs, self._topics.verdicts, partition, records, done)
 
     def dead_letter(
         self, partition: int, key: bytes | None, value: bytes | None, headers: list[Header], done: Delivered
     ) -> None:
         """Append one dead letter."""
-        self._produce_one(self._topics.dead_letters, partition, key, value, headers, done)
+        self._produce_one(self._outputs, self._topics.dead_letters, partition, key, value, headers, done)
 
     def failed(self, error: KafkaError, message: Message) -> None:
         """Note the first failed delivery; the next turn ends the process."""
@@ -391,6 +398,7 @@ class Publisher:
     def _produce_with(
         self,
         headers: Mapping[int, list[Header]],
+        producer: Producer,
         topic: str,
         partition: int,
         records: Sequence[tuple[str, bytes | None]],
@@ -400,15 +408,16 @@ class Publisher:
         sent = 0
         for at, its_headers in headers.items():
             if at > sent:
-                self._produce(self._outputs, topic, partition, records[sent:at], done)
+                self._produce(producer, topic, partition, records[sent:at], done)
             key, value = records[at]
-            self._produce_one(topic, partition, key, value, its_headers, done)
+            self._produce_one(producer, topic, partition, key, value, its_headers, done)
             sent = at + 1
         if sent < len(records):
-            self._produce(self._outputs, topic, partition, records[sent:] if sent else records, done)
+            self._produce(producer, topic, partition, records[sent:] if sent else records, done)
 
     def _produce_one(
         self,
+        producer: Producer,
         topic: str,
         partition: int,
         key: bytes | str | None,
@@ -417,7 +426,7 @@ class Publisher:
         done: Delivered,
     ) -> None:
         try:
-            self._outputs.produce(topic, value=value, key=key, partition=partition, headers=headers, on_delivery=done)
+            producer.produce(topic, value=value, key=key, partition=partition, headers=headers, on_delivery=done)
         except (BufferError, KafkaException) as error:
             raise DeliveryFailed(f"cannot append to {topic}: {error}") from error
 

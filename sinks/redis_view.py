@@ -23,7 +23,7 @@ from sinks.view_store import Change, Marker, StoreUnavailable, ViewStore
 from sinks.view_sync import Batch, TopicReader
 
 MARK_INTERVAL_S = 1.0  # How much is read again after a failover, and how soon a wipe is noticed.
-GATHER_S = 0.002  # A burst of changes to one key becomes one write; below what a reader of the view can see.
+GATHER_S = 0.001  # A burst of changes to one key becomes one write; below what a reader of the view can see.
 RECORDS_PER_TRIP = 1_600  # One pipelined round trip: about 1 MB, so that even a slow server answers in time.
 BACKOFF_S_MIN = 0.1
 BACKOFF_S_MAX = 2.0
@@ -100,6 +100,7 @@ class RedisView:
         read_topic: TopicReader,
         *,
         pending_max: int = 100_000,
+        gather_s: float = GATHER_S,
         clock: Callable[[], float] = time.monotonic,
         observe: Callable[[int, int], None] | None = None,
         log: Any = None,
@@ -107,7 +108,7 @@ class RedisView:
     ) -> None:
         self.stats = ViewStats(lambda: len(self._pending) + self._in_flight)
         self._read_topic = read_topic
-        self._pending_max = pending_max
+        self._pending_max, self._gather_s = pending_max, gather_s
         self._clock = clock
         self._wall = wall
         self._observe = observe
@@ -258,7 +259,7 @@ class RedisView:
                 return
             self._wake.wait(max(0.0, min([self._mark_at, *(s.retry_at for s in states if _reads(s))]) - now))
         self._wake.clear()
-        self._stopping.wait(GATHER_S)
+        self._stopping.wait(self._gather_s)
 
     def _backoff_s(self, failures: int) -> float:
         """Doubles up to a cap; the jitter keeps many processes from returning at the same moment."""

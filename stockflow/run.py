@@ -51,6 +51,7 @@ from stockflow.tracing import BatchSpans, CannotTrace, open_spans
 FINE, FAILED = 0, 1
 STALLED_S = 30.0  # A worker that took no turn for this long makes no progress; its longest wait is 10 s.
 VIEW_FLUSH_TIMEOUT_S = 3.0
+NETWORK_GATHER_S = 0.01  # Each writing takes the interpreter from the worker, and availability is what is waited for.
 DYING_TIMEOUT_S = 2.0
 KAFKA_LOG_INTERVAL_S = 10.0  # Per client and kind of message.
 # Almost nothing here is cyclic, while every batch makes thousands of objects: look for cycles seldom.
@@ -170,6 +171,7 @@ class Pipeline:
         self.network_view = RedisView(
             around.network_store,
             KafkaTopicReader(client, network, clock=around.clock),
+            gather_s=NETWORK_GATHER_S,
             clock=around.clock,
             log=around.log("stockflow.redis"),
             wall=lambda: around.wall_us() / 1e6,
