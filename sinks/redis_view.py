@@ -376,14 +376,19 @@ class RedisView:
             highs = [(share, share.high) for share in self._shares.values() if share.accepting]
         keys = list(batch)
         for start in range(0, len(keys), RECORDS_PER_TRIP):
-            trip = []
+            trip: _Pending = {}
             changes: list[Change] = []
+            generations: dict[int, int | None] = {}  # by the number of the share, None if it may not write
             for key in keys[start : start + RECORDS_PER_TRIP]:
                 entry = batch[key]
-                owner = self._owner(entry[0])
-                if owner is not None:
-                    trip.append((key, entry))
-                    changes.append((key, entry[1], owner.generation))
+                number = entry[0]
+                if number not in generations:
+                    owner = self._owner(number)
+                    generations[number] = None if owner is None else owner.generation
+                generation = generations[number]
+                if generation is not None:
+                    trip[key] = entry
+                    changes.append((key, entry[1], generation))
             try:
                 self._write(changes)
             except StoreUnavailable:
@@ -393,10 +398,12 @@ class RedisView:
             self._unmarked.update(trip)
             now_ms = int(self._wall() * 1000)
             reading = {share.number: share for share in self._owned() if share.reading is not None}
-            for key, (number, _, offset, mark) in trip:
-                if number in reading:
-                    reading[number].live[key] = offset
-                if self._observe is not None:
+            if reading:
+                for key, (number, _, offset, _) in trip.items():
+                    if number in reading:
+                        reading[number].live[key] = offset
+            if self._observe is not None:
+                for _, _, _, mark in trip.values():
                     self._observe(mark, now_ms)
         self._in_flight = 0
         for share, high in highs:

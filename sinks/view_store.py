@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from hashlib import sha1
+from itertools import chain, islice
 from typing import Any, Protocol
 from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
 
@@ -78,6 +79,7 @@ _VERSION = re.compile(rb'^\{"version":(\d+)')
 
 Command = tuple[Any, ...]
 Change = tuple[str, bytes | None, int]  # `sku|location`, value (None deletes), generation of the writer
+_Record = tuple[str, str, bytes]  # name of the hash, field, value
 
 
 class StoreUnavailable(Exception):
@@ -162,22 +164,10 @@ class RedisStore:
         Raises:
             StoreUnavailable: some or all may not be written.
         """
-        records = []
-        deletes = []
-        for key, value, generation in changes:
-            sku, location = split_availability_key(key)
-            if value is None:
-                deletes.append((self._prefix + sku, location, generation))
-            else:
-                records.append((self._prefix + sku, location, value))
-        if deletes:
-            records.extend(self._bounded(deletes))
-        calls: list[tuple[str, Command]] = []
-        for group in self._groups(records):
-            keys = [key for key, _, _ in group]
-            pairs = [text for _, field, value in group for text in (field, value)]
-            calls.append((keys[0], ("EVALSHA", _WRITE, len(keys), *keys, *pairs)))
-        return sum(self._call(calls))
+        deletes = [(*self._place(key), generation) for key, value, generation in changes if value is None]
+        bounded = self._bounded(deletes) if deletes else []
+        records = ((*self._place(key), value) for key, value, _ in changes if value is not None)
+        return sum(self._call(map(_write_call, self._groups(chain(records, bounded)))))
 
     def read_markers(self, partitions: Sequence[int]) -> dict[int, Marker | None]:
         """The marker of each partition; None if it is missing or unreadable (in a cluster: on any primary).
@@ -224,39 +214,50 @@ class RedisStore:
             self._client.close()
             self._client = None
 
-    def _bounded(self, deletes: list[tuple[str, str, int]]) -> Iterable[tuple[str, str, bytes]]:
+    def _place(self, key: str) -> tuple[str, str]:
+        """Name of the hash, and field."""
+        sku, location = split_availability_key(key)
+        return self._prefix + sku, location
+
+    def _bounded(self, deletes: list[tuple[str, str, int]]) -> list[_Record]:
         """Deletes as the script takes them, each with the highest version that it may take."""
+        bounded = []
         stored = self._call([(key, ("HGET", key, field)) for key, field, _ in deletes])
         for (key, field, generation), value in zip(deletes, stored, strict=True):
             if value is not None:
                 version = _VERSION.match(value)
                 own_last = generation << GENERATION_SHIFT | (1 << GENERATION_SHIFT) - 1
-                yield key, field, b"-%d" % min(own_last, int(version.group(1)) if version else own_last)
+                bounded.append((key, field, b"-%d" % min(own_last, int(version.group(1)) if version else own_last)))
+        return bounded
 
-    def _groups(self, records: list[tuple[str, str, bytes]]) -> list[list[tuple[str, str, bytes]]]:
+    def _groups(self, records: Iterator[_Record]) -> Iterator[list[_Record]]:
         """Records by script call: many keys on one node; one key in a cluster, where a call must stay in one slot."""
         if not self._cluster:
-            return [records[i : i + RECORDS_PER_CALL] for i in range(0, len(records), RECORDS_PER_CALL)]
-        by_key: dict[str, list[tuple[str, str, bytes]]] = {}
+            while group := list(islice(records, RECORDS_PER_CALL)):
+                yield group
+            return
+        by_key: dict[str, list[_Record]] = {}
         for record in records:
             by_key.setdefault(record[0], []).append(record)
-        return list(by_key.values())
+        yield from by_key.values()
 
     def _marker_keys(self, partition: int) -> list[str]:
         """Where the marker of a partition stands: in a cluster on every primary too, since each can lose its own."""
         name = f"{self._marker_prefix}{partition}"
         return [name, *(f"{name}:{witness}" for witness in self._witnesses)]
 
-    def _call(self, calls: list[tuple[str, Command]]) -> list[Any]:
-        """Answers to commands, in order; each goes to the node of its key, all of a node in one pipeline."""
+    def _call(self, calls: Iterable[tuple[str, Command]]) -> list[Any]:
+        """Answers to commands, in order; each goes to the node of its key, all of a node in one pipeline.
+
+        To a single node each goes as soon as it is made: the server works on it while the next one is made.
+        """
         client = self._client
         if client is None:
             raise StoreUnavailable("not connected")
-        if not calls:
-            return []  # deletes of what is not there
         try:
             if not self._cluster:
-                return self._exchange({"": [command for _, command in calls]})[""]
+                return self._exchange({"": (command for _, command in calls)})[""]
+            calls = list(calls)
             places: dict[str, list[int]] = {}
             for i, (key, _) in enumerate(calls):
                 node = client.nodes_manager.get_node_from_slot(key_slot(key.encode()))
@@ -271,9 +272,9 @@ class RedisStore:
             self.close()
             raise StoreUnavailable(_text(error)) from error
 
-    def _exchange(self, commands: dict[str, list[Command]]) -> dict[str, list[Any]]:
+    def _exchange(self, made: Mapping[str, Iterable[Command]]) -> dict[str, list[Any]]:
         """Send to all nodes, then read all answers; a script unknown to the server is sent whole."""
-        replies = self._round_trip(commands)
+        commands, replies = self._round_trip(made)
         again: dict[str, list[tuple[int, Command]]] = {}
         for name, answers in replies.items():
             for i, answer in enumerate(answers):
@@ -285,7 +286,7 @@ class RedisStore:
                 elif isinstance(answer, (AskError, TryAgainError)):
                     answers[i] = self._redirected(commands[name][i])
         if again:
-            second = self._round_trip({name: [command for _, command in items] for name, items in again.items()})
+            _, second = self._round_trip({name: [command for _, command in items] for name, items in again.items()})
             for name, items in again.items():
                 for (i, _), answer in zip(items, second[name], strict=True):
                     replies[name][i] = answer
@@ -295,17 +296,30 @@ class RedisStore:
                     raise answer
         return replies
 
-    def _round_trip(self, commands: dict[str, list[Command]]) -> dict[str, list[Any]]:
-        for name, batch in commands.items():
+    def _round_trip(
+        self, made: Mapping[str, Iterable[Command]]
+    ) -> tuple[dict[str, list[Command]], dict[str, list[Any]]]:
+        """What was sent, and the answers."""
+        commands: dict[str, list[Command]] = {name: [] for name in made}
+        for name, batch in made.items():
             link = self._links[name]
-            link.send_packed_command(link.pack_commands(batch), check_health=False)
-        return {name: [_answer(self._links[name]) for _ in batch] for name, batch in commands.items()}
+            for command in batch:
+                link.send_packed_command(link.pack_command(*command), check_health=False)
+                commands[name].append(command)
+        return commands, {name: [_answer(self._links[name]) for _ in batch] for name, batch in commands.items()}
 
     def _redirected(self, command: Command) -> Any:
         """The answer to one command whose slot is on its way to another node; redis-py follows it there."""
         if command[0] == "EVALSHA":
             command = ("EVAL", _SCRIPTS[command[1]], *command[2:])
         return self._client.execute_command(*command)
+
+
+def _write_call(group: list[_Record]) -> tuple[str, Command]:
+    """The script call for some records, with the key by which its node is found."""
+    keys = [key for key, _, _ in group]
+    pairs = [text for _, field, value in group for text in (field, value)]
+    return keys[0], ("EVALSHA", _WRITE, len(keys), *keys, *pairs)
 
 
 def open_client(url: str) -> Any:
