@@ -27,9 +27,8 @@ from sinks.streams import Delivered
 from stock.balance import Cause
 from stock.ledger import Ledger
 
-LINGER_LONGER_MS = (
-    5.0  # Of what nobody waits for by the millisecond: a third of the requests where there are many records.
-)
+# Of networks and state, for which nobody waits by the millisecond: less than half of the requests where much happens.
+LINGER_LONGER_MS = 5.0
 IN_FLIGHT_MAX = 200_000  # Records sent and not acknowledged; beyond this no input is read. About 150 MB.
 SWEEP_S = 0.002  # Of a turn may go into looking at keys again after rules changed, so long may an event wait for it.
 SWEEP_PORTIONS = 20  # ... and so many portions of keys.
