@@ -7,7 +7,7 @@ view make of the answers can be tried against every kind of failure.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha1
 from typing import Any
@@ -20,6 +20,7 @@ from sinks.view_store import (
     MARKER_PREFIX,
     MARKER_SCRIPT,
     WRITE_SCRIPT,
+    Command,
     RedisStore,
     StoreUnavailable,
 )
@@ -151,9 +152,13 @@ class SimStore(RedisStore):
         self._connected_to = self._server.generation
         self._links, self._client = {"": _Link()}, _Link()
 
-    def _round_trip(self, commands: dict[str, list[tuple[Any, ...]]]) -> dict[str, list[Any]]:
+    def _round_trip(
+        self, made: Mapping[str, Iterable[Command]]
+    ) -> tuple[dict[str, list[Command]], dict[str, list[Any]]]:
         host, server, timeline = self._host, self._server, self._host.timeline
-        asked = commands[""]
+        asked = list(made[""])
+        if not asked:
+            return {"": []}, {"": []}
         host.call(f"redis {asked[0][0]} and {len(asked) - 1} more")
         if server.is_down or self._connected_to != server.generation:
             raise RedisDown("Simulated: connection lost")
@@ -171,7 +176,7 @@ class SimStore(RedisStore):
             host.call("the next redis command")
         if timeline.percent(host.troubles.lost_answer / 4):
             raise RedisDown("Simulated: the answer is lost")
-        return {"": answers}
+        return {"": asked}, {"": answers}
 
 
 class _Link:
