@@ -44,7 +44,7 @@ chaos: setup  ## kill processes at named points: ROUNDS=500 FROM=1, ARGS="--lane
 mutants: setup  ## plant every bug of tests/mutants and say who caught it; ARGS="--only NAME", ARGS=--simulator
 	@$(BIN)/python -m tests.mutants $(ARGS)
 
-k8s-tools: setup  ## put helm, hadolint and promtool into .cache
+k8s-tools: setup  ## put helm, hadolint, promtool and a Redis with TLS into .cache
 	@bash .ci/k8s-tools .cache/k8s-tools $(BIN)/python
 
 verify-k8s: k8s-tools  ## chart, kustomizations, rules, dashboards and image, without a cluster (about 2 minutes)
