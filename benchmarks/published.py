@@ -39,7 +39,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.rig import ROOT, WrongResult, add_place, servers, wait_for_calm
+from benchmarks.rig import ROOT, Servers, WrongResult, add_place, drop_topics, read_all, servers, wait_for_calm
 
 POLL_MESSAGES = 10_000
 PARTITIONS = 12
@@ -381,7 +381,7 @@ def run(name: str, bootstrap: str, inputs: str, outputs: str) -> dict[str, float
 # Measuring it
 
 
-def measure(name: str, bootstrap: str, count: int, rounds: int, calm_s: float) -> list[dict[str, float]]:
+def measure(name: str, where: Servers, count: int, rounds: int, calm_s: float) -> list[dict[str, float]]:
     """Load once, run several times; of each run its seconds and CPU seconds.
 
     Raises:
@@ -391,6 +391,7 @@ def measure(name: str, bootstrap: str, count: int, rounds: int, calm_s: float) -
     inputs = work.make(count, random.Random(7))
     prefix = f"published-{os.getpid()}-{name}-"
     topic = prefix + "in"
+    bootstrap = where.bootstrap
     admin = AdminClient({"bootstrap.servers": bootstrap})
     outs = [f"{prefix}out-{number}" for number in range(rounds)]
     for made in admin.create_topics([NewTopic(one, PARTITIONS, 1) for one in (topic, *outs)]).values():
@@ -413,25 +414,10 @@ def measure(name: str, bootstrap: str, count: int, rounds: int, calm_s: float) -
         command = [sys.executable, "-m", "benchmarks.published", "--run", name, "--bootstrap", bootstrap]
         command += ["--topics", f"{topic},{out}"]
         done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
-        work.check(inputs, _read(bootstrap, out))
+        work.check(inputs, list(read_all(where, out)))
         found.append(json.loads(done.stdout))
-    for gone in admin.delete_topics([topic, *outs]).values():
-        gone.result(30)
+    drop_topics(where, prefix)
     return found
-
-
-def _read(bootstrap: str, topic: str) -> list[Output]:
-    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "published", "enable.partition.eof": True})
-    consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in range(PARTITIONS)])
-    found, left = [], PARTITIONS
-    while left:
-        for message in consumer.consume(POLL_MESSAGES, 0.2):
-            if message.error() is None:
-                found.append((message.key(), message.value()))
-            else:
-                left -= 1
-    consumer.close()
-    return found  # type: ignore[return-value]
 
 
 def main() -> int:
@@ -454,7 +440,7 @@ def main() -> int:
     with servers(chosen.folder, chosen.bootstrap, chosen.redis_url) as where:
         console.print(where.description)
         for name in chosen.only or WORKS:
-            rounds = measure(name, where.bootstrap, chosen.records, chosen.rounds, chosen.calm)
+            rounds = measure(name, where, chosen.records, chosen.rounds, chosen.calm)
             rate, per_core = (chosen.records / median(one[of] for one in rounds) for of in ("seconds", "cpu_s"))
             table.add_row(name, f"{rate:,.0f}", f"{per_core:,.0f}", PUBLISHED[name])
             console.print(f"{name}: {rate:,.0f} records/s, {per_core:,.0f} per core")

@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 from rich.console import Console
@@ -95,9 +96,8 @@ def _bare_process(where: Servers, topic: str, partitions: Iterable[int]) -> dict
 
 def restored(log: Path) -> dict[str, float]:
     """What the log of one start says: seconds from the assignment to the last restored partition, and records."""
-    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines() if line.startswith("{")]
-    assigned = [line for line in lines if line.get("event") == "assigned" and line["partitions"]]
-    done = [line for line in lines if line.get("event") == "partition_restored"]
+    assigned = [line for line in _logged(log, "assigned") if line["partitions"]]
+    done = _logged(log, "partition_restored")
     if not assigned or not done:
         raise WrongResult(f"{log}: no partition was restored")
     begin, end = (datetime.fromisoformat(line["timestamp"][:26]) for line in (assigned[0], done[-1]))
@@ -106,8 +106,22 @@ def restored(log: Path) -> dict[str, float]:
 
 def taken_over(log: Path) -> list[int]:
     """The partitions that the log of one start names as restored."""
+    return sorted(line["partition"] for line in _logged(log, "partition_restored"))
+
+
+def _logged(log: Path, event: str) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines() if line.startswith("{")]
-    return sorted(line["partition"] for line in lines if line.get("event") == "partition_restored")
+    return [line for line in lines if line.get("event") == event]
+
+
+def _loaded(where: Servers, prefix: str, balances: int, partitions: int) -> tuple[Loader, int]:
+    """Fresh topics with a receipt for each balance, and an empty Redis; who loaded them, and how many balances."""
+    workload = make(Options(0, balances, partitions), time.time_ns() // 1000)
+    make_topics(where, prefix, partitions)
+    empty_redis(where)
+    loader = Loader(where, prefix)
+    loader.load(workload.openings)
+    return loader, workload.expected.keys
 
 
 def measure(
@@ -119,11 +133,7 @@ def measure(
         WrongResult: a program did not get every balance back.
     """
     prefix = f"restore-{os.getpid()}-"
-    workload = make(Options(0, balances, partitions), time.time_ns() // 1000)
-    make_topics(where, prefix, partitions)
-    empty_redis(where)
-    loader = Loader(where, prefix)
-    loader.load(workload.openings)
+    loader, expected = _loaded(where, prefix, balances, partitions)
     take_in(where, prefix, loader.positions, folder)
     found = []
     for number in range(rounds):
@@ -134,8 +144,8 @@ def measure(
                 one[program] = _bare_process(where, prefix + STOCK_STATE.name, range(partitions))
             else:
                 one[program] = _restart(where, prefix, folder, number)
-            if one[program]["keys"] < workload.expected.keys:
-                raise WrongResult(f"{program}: {one[program]['keys']} balances, expected {workload.expected.keys}")
+            if one[program]["keys"] < expected:
+                raise WrongResult(f"{program}: {one[program]['keys']} balances, expected {expected}")
         console.print(
             f"restore round {number + 1}: bare {one[BARE]['seconds']:.2f} s, stockflow "
             f"{one[STOCKFLOW]['seconds']:.2f} s, ready {one[STOCKFLOW]['ready_s']:.1f} s after its start"
@@ -154,11 +164,7 @@ def measure_takeovers(
         WrongResult: it has not got every balance of its partitions.
     """
     prefix = f"takeover-{os.getpid()}-"
-    workload = make(Options(0, balances, partitions), time.time_ns() // 1000)
-    make_topics(where, prefix, partitions)
-    empty_redis(where)
-    loader = Loader(where, prefix)
-    loader.load(workload.openings)
+    loader, _ = _loaded(where, prefix, balances, partitions)
     owner, found = StockflowRun(where, prefix, {}, folder), []
     try:
         owner.start()
@@ -166,7 +172,9 @@ def measure_takeovers(
         owner.wait_visible()
         for number in range(rounds):
             wait_for_calm(calm_s)
-            heir = StockflowRun(where, prefix, {}, _new_folder(folder / f"{prefix}heir-{number}"))
+            own_folder = folder / f"{prefix}heir-{number}"
+            own_folder.mkdir(parents=True)
+            heir = StockflowRun(where, prefix, {}, own_folder)
             try:
                 heir.start()
                 wait_for(lambda: len(taken_over(heir.log_file)) == partitions // 2, "the second process has its part")  # noqa: B023
@@ -188,11 +196,6 @@ def measure_takeovers(
         owner.close()
     drop_topics(where, prefix)
     return found
-
-
-def _new_folder(folder: Path) -> Path:
-    folder.mkdir(parents=True)
-    return folder
 
 
 def _restart(where: Servers, prefix: str, folder: Path, number: int) -> dict[str, float]:

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import published
 from benchmarks.published import WORKS, Output
-from benchmarks.rig import WrongResult
+from benchmarks.rig import Servers, WrongResult
 from tests import services
 
 COUNT = {"shuffle": 40_000, "q17": 6_000, "q18": 6_000}  # A consumer of the first has eight, so some have ten.
@@ -18,7 +18,7 @@ COUNT = {"shuffle": 40_000, "q17": 6_000, "q18": 6_000}  # A consumer of the fir
 @pytest.mark.parametrize("name", WORKS)
 def test_a_workload_is_worked_off_through_kafka(name: str, kafka: services.Kafka) -> None:
     """In a process of its own, from one topic to another; the measurement itself checks the outputs."""
-    (found,) = published.measure(name, kafka.bootstrap, COUNT[name], 1, 0)
+    (found,) = published.measure(name, Servers(kafka.bootstrap, "", "test"), COUNT[name], 1, 0)
     assert found["seconds"] > 0
     assert found["cpu_s"] > 0
 

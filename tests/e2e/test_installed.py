@@ -38,8 +38,9 @@ def run(*program: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with the programs of an environment that holds the wheel and its locked requirements."""
-    if run("true").returncode:
-        pytest.skip(f"no namespaces here (they need root): {run('true').stderr.strip()}")
+    tried = run("true")
+    if tried.returncode:
+        pytest.skip(f"no namespaces here (they need root): {tried.stderr.strip()}")
     work = tmp_path_factory.mktemp("installed")
     built = wheel.built(wheel.copied(ROOT, tracked_files(), work / "source", 0o644, 1_700_000_000), work / "wheel")
     lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")

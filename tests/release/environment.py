@@ -13,6 +13,7 @@ from packaging.utils import canonicalize_name
 
 EXTRAS = ("tracing",)  # As in the image.
 INSTALL_TIMEOUT_S = 300.0
+_INSTALL = ("install", "--quiet", "--no-deps", "--only-binary", ":all:")
 _PINNED = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)")
 
 
@@ -71,14 +72,27 @@ def made(wheel: Path, lock: str, folder: Path) -> Path:
     """
     needed = folder.with_suffix(".txt")
     needed.write_text(locked(lock, closure()), encoding="utf-8")
-    python = folder / "bin" / "python"
-    run(sys.executable, "-m", "venv", "--without-pip", str(folder))
-    pip = (sys.executable, "-m", "pip", "--python", str(python), "--disable-pip-version-check")
-    plain = ("install", "--quiet", "--no-deps", "--only-binary", ":all:")
-    run(*pip, *plain, "--require-hashes", "-r", str(needed))
-    run(*pip, *plain, "--no-index", str(wheel))
-    run(*pip, "check")
+    python = fresh(folder, needed)
+    _pip(python, *_INSTALL, "--no-index", str(wheel))
+    _pip(python, "check")
     return python
+
+
+def fresh(folder: Path, lock: Path) -> Path:
+    """The Python of a new environment in `folder` with exactly what a lock file lists.
+
+    Raises:
+        InstallFailed: pip gave up.
+    """
+    run(sys.executable, "-m", "venv", "--clear", "--without-pip", str(folder))
+    python = folder / "bin" / "python"
+    _pip(python, *_INSTALL, "--require-hashes", "-r", str(lock))
+    return python
+
+
+def _pip(python: Path, *arguments: str) -> None:
+    """Our own pip, for another environment, which then needs none."""
+    run(sys.executable, "-m", "pip", "--python", str(python), "--disable-pip-version-check", *arguments)
 
 
 def run(*command: str) -> str:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.release.environment import run
+from tests.release.environment import fresh
 
 AUDIT_TIMEOUT_S = 300.0
 
@@ -33,13 +32,11 @@ def pip_audit(lock: Path, folder: Path) -> Path:
     Raises:
         InstallFailed: pip gave up.
     """
-    program, installed, wanted = folder / "bin" / "pip-audit", folder / ".installed", lock.read_text(encoding="utf-8")
+    installed, wanted = folder / ".installed", lock.read_text(encoding="utf-8")
     if not installed.exists() or installed.read_text(encoding="utf-8") != wanted:
-        run(sys.executable, "-m", "venv", "--clear", "--without-pip", str(folder))
-        pip = (sys.executable, "-m", "pip", "--python", str(folder / "bin" / "python"), "--disable-pip-version-check")
-        run(*pip, "install", "--quiet", "--no-deps", "--require-hashes", "--only-binary", ":all:", "-r", str(lock))
+        fresh(folder, lock)
         installed.write_text(wanted, encoding="utf-8")
-    return program
+    return folder / "bin" / "pip-audit"
 
 
 def known(program: Path, requirements: Path) -> Advice:
