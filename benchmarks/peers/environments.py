@@ -19,6 +19,7 @@ HERE = Path(__file__).resolve().parent
 PEERS = HERE.parents[1] / ".cache" / "benchmarks" / "peers"
 STREAMS, FLINK = "kafka-streams", "flink"
 JAVA_PEERS = {STREAMS: HERE / "kafka_streams", FLINK: HERE / "flink"}  # with their sources
+JOB = HERE / "Job.java"  # What both do.
 PYTHON_PEERS = ("stock-bytewax", "quix", "faust-streaming")
 NAMES = (*JAVA_PEERS, *PYTHON_PEERS)
 MAKE_S = 600
@@ -37,7 +38,7 @@ def ensure(name: str) -> Path:
         PeerUnavailable: it cannot be.
     """
     folder = PEERS / name
-    sources = sorted(JAVA_PEERS[name].glob("*.*")) if name in JAVA_PEERS else [HERE / f"{name}.lock"]
+    sources = [JOB, *sorted(JAVA_PEERS[name].glob("*.*"))] if name in JAVA_PEERS else [HERE / f"{name}.lock"]
     wanted = hashlib.sha256(b"".join(one.read_bytes() for one in sources) + sys.version.encode()).hexdigest()
     mark = folder / MARK
     if mark.is_file() and mark.read_text(encoding="ascii") == wanted:
@@ -83,7 +84,7 @@ def _make_java(name: str, folder: Path) -> None:
     if found != expected:
         wrong = sorted(jar for jar in found.keys() | expected.keys() if found.get(jar) != expected.get(jar))
         raise PeerUnavailable(f"{name}: these jars are not the ones that were pinned: {', '.join(wrong)}")
-    _run(name, compiler, "-cp", f"{jars}/*", "-d", str(folder / "classes"), str(source / "Balances.java"))
+    _run(name, compiler, "-cp", f"{jars}/*", "-d", str(folder / "classes"), str(JOB), str(source / "Balances.java"))
 
 
 def _run(name: str, *command: str) -> None:

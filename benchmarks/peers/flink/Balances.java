@@ -1,10 +1,6 @@
-import com.fasterxml.jackson.core.JsonGenerator;
 import com.fasterxml.jackson.databind.JsonNode;
-import com.fasterxml.jackson.databind.ObjectMapper;
-import com.fasterxml.jackson.databind.ObjectReader;
 import java.io.ByteArrayOutputStream;
 import java.io.IOException;
-import java.io.UncheckedIOException;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Path;
 import java.util.Arrays;
@@ -45,9 +41,6 @@ import org.apache.kafka.clients.producer.ProducerRecord;
  * is and nothing is shuffled or copied. State on the heap; a checkpoint, and with it a commit, every 200 ms, at least once.
  */
 public final class Balances {
-    private static final int LOW_UNITS = 3;
-    private static final ObjectMapper MAPPER = new ObjectMapper();
-
     public static void main(String[] arguments) throws Exception {
         Map<String, String> options = new HashMap<>();
         for (int i = 0; i < arguments.length; i += 2) {
@@ -101,16 +94,11 @@ public final class Balances {
     }
 
     private static final class Decode implements KafkaRecordDeserializationSchema<Told> {
-        private transient ObjectReader reader;
-
         @Override
         public void deserialize(ConsumerRecord<byte[], byte[]> message, Collector<Told> out) throws IOException {
-            if (reader == null) {
-                reader = MAPPER.readerFor(JsonNode.class);
-            }
             Told told = new Told();
-            told.event = reader.readTree(message.value());
-            told.key = told.event.get("sku").textValue() + "|" + told.event.get("location").textValue();
+            told.event = Job.event(message.value());
+            told.key = Job.key(told.event);
             out.collect(told);
         }
 
@@ -133,48 +121,15 @@ public final class Balances {
 
         @Override
         public void processElement(Told told, Context context, Collector<Changed> out) throws Exception {
-            JsonNode event = told.event;
             long[] before = balances.value();
             // A new one each time: a checkpoint may still write the old one.
             long[] after = before == null ? new long[3] : before.clone();
-            int units = event.get("units").intValue();
-            after[0] += 1;
-            switch (event.get("type").textValue()) {
-                case "pos.sale" -> after[1] -= units;
-                case "wms.receipt" -> after[1] += units;
-                default -> after[2] += units;
-            }
+            Job.take(after, told.event);
             balances.update(after);
             Changed changed = new Changed();
             changed.key = told.key.getBytes(StandardCharsets.UTF_8);
-            changed.value = encoded(event, after);
+            changed.value = Job.record(after, told.event, bytes);
             out.collect(changed);
-        }
-
-        private byte[] encoded(JsonNode event, long[] balance) {
-            long available = Math.max(0, balance[1] - balance[2]);
-            String status = available > LOW_UNITS ? "IN_STOCK" : available > 0 ? "LOW_STOCK" : "OUT_OF_STOCK";
-            bytes.reset();
-            try (JsonGenerator json = MAPPER.createGenerator(bytes)) {
-                json.writeStartObject();
-                json.writeNumberField("version", balance[0]);
-                json.writeStringField("sku", event.get("sku").textValue());
-                json.writeStringField("location", event.get("location").textValue());
-                json.writeStringField("status", status);
-                json.writeNumberField("available", available);
-                json.writeNumberField("on_hand", balance[1]);
-                json.writeNumberField("committed", balance[2]);
-                json.writeObjectFieldStart("cause");
-                for (String name : new String[] {"type", "id", "source", "occurred_at"}) {
-                    json.writeStringField(name, event.get(name).textValue());
-                }
-                json.writeEndObject();
-                json.writeNumberField("changed_at_ms", System.currentTimeMillis());
-                json.writeEndObject();
-            } catch (IOException error) {
-                throw new UncheckedIOException(error);
-            }
-            return bytes.toByteArray();
         }
     }
 

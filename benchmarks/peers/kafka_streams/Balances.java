@@ -1,7 +1,4 @@
-import com.fasterxml.jackson.core.JsonGenerator;
 import com.fasterxml.jackson.databind.JsonNode;
-import com.fasterxml.jackson.databind.ObjectMapper;
-import com.fasterxml.jackson.databind.ObjectReader;
 import java.io.ByteArrayOutputStream;
 import java.io.IOException;
 import java.io.UncheckedIOException;
@@ -32,7 +29,6 @@ import org.apache.kafka.streams.state.Stores;
  */
 public final class Balances {
     private static final String STORE = "balances";
-    private static final int LOW_UNITS = 3;
 
     public static void main(String[] arguments) {
         Map<String, String> options = new HashMap<>();
@@ -73,8 +69,6 @@ public final class Balances {
     }
 
     private static final class Keep implements Processor<byte[], byte[], String, byte[]> {
-        private static final ObjectMapper MAPPER = new ObjectMapper();
-        private final ObjectReader reader = MAPPER.readerFor(JsonNode.class);
         private final ByteArrayOutputStream bytes = new ByteArrayOutputStream(512);
         private ProcessorContext<String, byte[]> context;
         private KeyValueStore<String, byte[]> store;
@@ -88,50 +82,21 @@ public final class Balances {
         @Override
         public void process(Record<byte[], byte[]> message) {
             try {
-                JsonNode event = reader.readTree(message.value());
-                String key = event.get("sku").textValue() + "|" + event.get("location").textValue();
+                JsonNode event = Job.event(message.value());
+                String key = Job.key(event);
                 byte[] before = store.get(key);
-                ByteBuffer balance = before == null ? ByteBuffer.allocate(16) : ByteBuffer.wrap(before);
-                long version = balance.getLong(0) + 1;
-                int onHand = balance.getInt(8);
-                int committed = balance.getInt(12);
-                int units = event.get("units").intValue();
-                switch (event.get("type").textValue()) {
-                    case "pos.sale" -> onHand -= units;
-                    case "wms.receipt" -> onHand += units;
-                    default -> committed += units;
+                long[] balance = new long[3];
+                if (before != null) {
+                    ByteBuffer.wrap(before).asLongBuffer().get(balance);
                 }
-                byte[] after = new byte[16];
-                ByteBuffer.wrap(after).putLong(version).putInt(onHand).putInt(committed);
+                Job.take(balance, event);
+                byte[] after = new byte[24];
+                ByteBuffer.wrap(after).asLongBuffer().put(balance);
                 store.put(key, after);
-                context.forward(message.withKey(key).withValue(encoded(event, version, onHand, committed)));
+                context.forward(message.withKey(key).withValue(Job.record(balance, event, bytes)));
             } catch (IOException error) {
                 throw new UncheckedIOException(error);
             }
-        }
-
-        private byte[] encoded(JsonNode event, long version, int onHand, int committed) throws IOException {
-            int available = Math.max(0, onHand - committed);
-            String status = available > LOW_UNITS ? "IN_STOCK" : available > 0 ? "LOW_STOCK" : "OUT_OF_STOCK";
-            bytes.reset();
-            try (JsonGenerator json = MAPPER.createGenerator(bytes)) {
-                json.writeStartObject();
-                json.writeNumberField("version", version);
-                json.writeStringField("sku", event.get("sku").textValue());
-                json.writeStringField("location", event.get("location").textValue());
-                json.writeStringField("status", status);
-                json.writeNumberField("available", available);
-                json.writeNumberField("on_hand", onHand);
-                json.writeNumberField("committed", committed);
-                json.writeObjectFieldStart("cause");
-                for (String name : new String[] {"type", "id", "source", "occurred_at"}) {
-                    json.writeStringField(name, event.get(name).textValue());
-                }
-                json.writeEndObject();
-                json.writeNumberField("changed_at_ms", System.currentTimeMillis());
-                json.writeEndObject();
-            }
-            return bytes.toByteArray();
         }
     }
 }
