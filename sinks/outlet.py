@@ -646,9 +646,9 @@ class Outlet:
         needs no record of its own later.
         """
         ledger = self.ledger
-        if ledger.answers:
-            interval_s = min(interval_s, ANSWER_INTERVAL_S)
-        if self._cut is not None or now < self._cut_at + interval_s or self.has_gap:
+        if self._cut is not None or self.has_gap:
+            return False
+        if now < self._cut_at + (min(interval_s, ANSWER_INTERVAL_S) if ledger.answers else interval_s):
             return False
         unsaved = ledger.unsaved and now >= self._complete_at + COMPLETE_INTERVAL_S
         if not (ledger.dirty or ledger.answers or unsaved or tuple(ledger.totals.positions) != self._committed):
@@ -743,7 +743,12 @@ class Outlet:
     @property
     def has_gap(self) -> bool:
         """Whether somebody else's records in our outputs are not answered yet."""
-        return any(stream.gap_from is not None for stream in self.streams)
+        return not (
+            self.state_stream.gap_from is None
+            and self.availability_stream.gap_from is None
+            and self.letters_stream.gap_from is None
+            and self.network.stream.gap_from is None
+        )
 
     @property
     def cutting(self) -> bool:

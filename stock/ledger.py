@@ -305,9 +305,10 @@ class Ledger:
                 balance = self._active[key] = unpack(packed)
             else:
                 self._admit(sku, event.location)
-        if balance is not None and offset <= balance.applied[topic]:
-            return self._complete(event, topic, offset, APPLIED, timestamp_us)  # done, but its journal row is gone
         totals, recent = self.totals, self.recent
+        # Not before what was read already: a damaged log may have two facts at one place, of which one is not done.
+        if balance is not None and totals.positions[topic] <= offset <= balance.applied[topic]:
+            return self._complete(event, topic, offset, APPLIED, timestamp_us)  # done, but its journal row is gone
         id_hash = _hash(f"{sku}\0{event.source}\0{event.id}".encode())
         if id_hash in recent.ids:
             totals.positions[topic] = offset + 1
@@ -571,17 +572,14 @@ class Ledger:
     @property
     def dirty(self) -> bool:
         """Whether a flush would write more than digests and totals that the topic has already."""
-        parts = (
-            self.commitments,
-            self.supply,
-            self.verdicts,
-            self.echoes,
-            self.items,
-            self.network,
-            self.alerts,
-            self.recent,
+        return bool(self._dirty or self._totals_dirty or self.recent.dirty or self.commitments.dirty) or (
+            self.supply.dirty
+            or self.verdicts.dirty
+            or self.echoes.dirty
+            or self.items.dirty
+            or self.network.dirty
+            or self.alerts.dirty
         )
-        return bool(self._dirty or self._totals_dirty) or any(part.dirty for part in parts)
 
     @property
     def unsaved(self) -> bool:

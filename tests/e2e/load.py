@@ -14,6 +14,7 @@ import msgspec
 from confluent_kafka import KafkaError, Producer
 from confluent_kafka import Message as KafkaMessage
 
+from operations.audit.log import LogRecord
 from schemas.records import moment
 from schemas.topics import (
     KEYED_INPUTS,
@@ -22,6 +23,7 @@ from schemas.topics import (
     STOCK_ITEMS,
     STOCK_SETTINGS,
     WMS_MOVEMENTS,
+    Topic,
     partition_of,
 )
 from stock.events import PosSale, StockFact
@@ -84,6 +86,7 @@ class Sending:
 
     def __post_init__(self) -> None:
         self._produced = 0
+        self._told_again: list[Record] = []
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -114,6 +117,7 @@ class Sending:
             partition, offset = message.partition(), message.offset()
             if error is not None and error.code() == KafkaError.UNKNOWN:
                 # A broker whose disk has just failed says no more than this. A teller tells again.
+                self._told_again.append(record)
                 self._produce(record, delivered_to)
             elif error is not None or partition is None or offset is None:
                 self.failures.append(f"{record.topic}: {error or 'acknowledged without an offset'}")
@@ -170,6 +174,19 @@ class Sending:
         assert self._producer.flush(FLUSH_TIMEOUT_S) == 0
         assert self.failures == [], self.failures
         assert len(self.sent) == self._produced, f"{len(self.sent)} of {self._produced}"
+
+    def find_told_again(self, read: Callable[[Topic], list[LogRecord]]) -> None:
+        """Find what a broker has written without saying so, beside the same told again; `read` gives a topic's log."""
+        again = {(record.topic, record.key, record.value): record for record in self._told_again}
+        self._told_again = []
+        known = {sent.place for sent in self.sent}
+        for topic in (*KEYED_INPUTS, STOCK_SETTINGS):
+            if not any(name == topic.name for name, _, _ in again):
+                continue
+            for found in read(topic):
+                record = again.get((topic.name, found.key, found.value))
+                if record is not None and (topic.name, found.partition, found.offset) not in known:
+                    self.sent.append(Sent(record, found.partition, found.offset, moment(found.timestamp_ms * 1_000)))
 
     def close(self) -> None:
         """Stop whatever is going on; for the end of a test that failed."""

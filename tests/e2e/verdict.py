@@ -48,6 +48,7 @@ def settle(
         The audit's report, equal and complete.
     """
     sending.stop()
+    sending.find_told_again(stage.read)
     stage.wait_until_committed()
     deadline = time.monotonic() + SETTLE_TIMEOUT_S
     while True:

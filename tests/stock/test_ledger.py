@@ -9,7 +9,7 @@ import pytest
 from schemas.records import Cause, Sources, micros
 from stock import commitments
 from stock.events import StockFact
-from stock.ledger import Ledger, LimitReached
+from stock.ledger import APPLIED, DUPLICATE, Ledger, LimitReached
 from tests.stock.facts import KEY, Desk, at, fact, hold, location, policy, renewed, rules, told, us, void
 
 
@@ -44,6 +44,16 @@ def test_every_fact_has_one_outcome(facts: list[StockFact], outcomes: list[str])
     assert desk.tell(*facts) == outcomes
     assert sum(desk.ledger.totals.by_outcome) == len(facts)
     assert desk.ledger.totals.positions == desk.next
+
+
+def test_another_fact_at_a_place_read_before_is_not_taken_for_done() -> None:
+    """A broker with a full disk gives one offset to two records: the second counts, be it new or a repeat."""
+    desk = Desk()
+    desk.tell(RECEIPT, SALE)
+    other = fact("pos.sale", 6, 1)
+    for event, outcome in ((SALE, DUPLICATE), (other, APPLIED), (other, DUPLICATE)):
+        assert desk.ledger.apply(event, 0, 0, us(6)) == outcome
+    assert desk.ledger.balance(KEY).on_hand == 6
 
 
 # What is told, then on_hand, unavailable, committed, available to ship.
