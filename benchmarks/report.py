@@ -23,6 +23,7 @@ QUANTILES = (0.5, 0.9, 0.99, 0.999)
 COLOURS = ("#9aa5b1", "#1f6feb", "#d29922", "#a371f7", "#3fb950", "#f778ba", "#6e7681", "#db6d28")
 MEANING = {
     "throughput_vs": "events/s of stockflow / of the other; more is better",
+    "throughput_all_cores": "events/s of a group with a process per core / of the other, one process; more is better",
     "p50": "median latency of stockflow / of the other; less is better",
     "p99": "99th percentile of stockflow / of the other; less is better",
     "restore": "seconds to restore / seconds of a bare read; less is better",

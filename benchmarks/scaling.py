@@ -15,7 +15,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -58,7 +58,10 @@ class NoQuota(Exception):
 
 @dataclass(frozen=True)
 class Scaled:
-    """One turn. `cpu_us` is of all processes per event, `quota_used` the share of the time they were allowed."""
+    """One turn. `cpu_us` is of all processes per event, `quota_used` the share of the time they were allowed.
+
+    `resident_mb` is of the largest process; `records` are on the availability topic, without those of the openings.
+    """
 
     processes: int
     events: int
@@ -69,6 +72,9 @@ class Scaled:
     quota_used: float
     resident_mb: float
     partitions: list[int]
+    records: int
+    record_bytes: int
+    state_records: int
 
 
 @dataclass(frozen=True)
@@ -111,11 +117,22 @@ def quota(name: str, cores: float, root: Path = Path("/sys/fs/cgroup")) -> Itera
 
 
 def measure(
-    where: Servers, processes: int, shape: Options, cores: float, turn: str, options: argparse.Namespace
+    where: Servers,
+    processes: int,
+    shape: Options,
+    cores: float | None,
+    prefix: str,
+    folder: Path,
+    calm_s: float,
+    settings: Mapping[str, str] | None = None,
 ) -> Scaled:
-    """One turn with so many processes; its topics stay."""
+    """One turn of one group of so many processes on topics of its own, which stay.
+
+    Args:
+        cores: what each process may use of them; None: all that there is.
+        prefix: of the topics, which are made here.
+    """
     workload = make(shape, time.time_ns() // 1000)
-    prefix = f"scaling-{os.getpid()}-{turn}-"
     make_topics(where, prefix, shape.partitions)
     empty_redis(where)
     loader = Loader(where, prefix)
@@ -123,10 +140,10 @@ def measure(
     with ExitStack() as stack:
         members = []
         for number in range(processes):
-            folder = options.folder / f"process-{number}"
-            folder.mkdir(parents=True, exist_ok=True)
-            quotas = stack.enter_context(quota(f"{prefix}{number}", cores))
-            member = StockflowRun(where, prefix, {}, folder)
+            logs = folder / f"process-{number}"
+            logs.mkdir(parents=True, exist_ok=True)
+            quotas = None if cores is None else stack.enter_context(quota(f"{prefix}{number}", cores))
+            member = StockflowRun(where, prefix, settings or {}, logs)
             stack.callback(member.close)
             member.start()
             members.append((member, quotas))
@@ -142,9 +159,11 @@ def measure(
         for member, _ in members:
             member.wait_visible()
         loader.hold_back(workload.events)
-        wait_for_calm(options.calm)
+        wait_for_calm(calm_s)
         for member, quotas in members:
-            quotas.write_text(str(member.pid))
+            if quotas is not None:
+                quotas.write_text(str(member.pid))
+        sent_before = [member.records_sent() for member, _ in members]
         used, servers_used = [cpu_of(member.pid) for member, _ in members], where.cpu_s()
         begin = loader.release()
         first.wait_committed(loader.positions)
@@ -153,11 +172,16 @@ def measure(
         cpu = sum(cpu_of(member.pid) for member, _ in members) - sum(used)
         servers_cpu = where.cpu_s() - servers_used
         memory = max(resident_of(member.pid) for member, _ in members)
+        sent = [member.records_sent() for member, _ in members]
         shares = [int(member.gauge(live)) for member, _ in members]
         for member, _ in members:
             member.stop()
-    check_topic(where, prefix + AVAILABILITY.name, workload.expected)
+    _, size = check_topic(where, prefix + AVAILABILITY.name, workload.expected)
     check_redis(where, workload.expected, hashes=True)
+    records = {
+        topic: sum(after[topic] - before[topic] for after, before in zip(sent, sent_before, strict=True))
+        for topic in (AVAILABILITY.name, STOCK_STATE.name)
+    }
     return Scaled(
         processes,
         shape.events,
@@ -165,9 +189,12 @@ def measure(
         shape.events / seconds,
         cpu / shape.events * 1e6,
         servers_cpu / shape.events * 1e6,
-        cpu / (seconds * cores * processes),
+        cpu / (seconds * cores * processes) if cores else 0.0,
         memory / 1e6,
         shares,
+        records[AVAILABILITY.name],
+        size,
+        records[STOCK_STATE.name],
     )
 
 
@@ -189,20 +216,20 @@ def main() -> int:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_shape(options, events=60_000, rounds=3)
     options.add_argument("--processes", type=int, action="append", help=f"numbers to compare; default: {PROCESSES}")
-    options.add_argument("--cores", type=float, default=CORES, help="of each process")
+    options.add_argument("--cores", type=float, default=CORES, help="of each process; 0: all that there is")
     add_place(options)
     chosen = options.parse_args()
     console = Console()
     numbers = tuple(chosen.processes or PROCESSES)
     results: dict[int, list[Scaled]] = {number: [] for number in numbers}
     with servers(chosen.folder, chosen.bootstrap, chosen.redis_url) as where:
-        console.print(f"{where.description}; {os.cpu_count()} cores; each process gets {chosen.cores:g} of a core")
+        console.print(f"{where.description}; {os.cpu_count()} cores; each process gets {chosen.cores or 'all'} cores")
         for round_number in range(chosen.rounds):
             for number in numbers if round_number % 2 == 0 else numbers[::-1]:
                 shape = Options(chosen.events, chosen.balances, chosen.partitions, chosen.seed + round_number)
-                turn = f"{round_number}-{number}"
+                prefix = f"scaling-{os.getpid()}-{round_number}-{number}-"
                 try:
-                    found = measure(where, number, shape, chosen.cores, turn, chosen)
+                    found = measure(where, number, shape, chosen.cores or None, prefix, chosen.folder, chosen.calm)
                 except NoQuota as error:
                     console.print(f"[red]{error}[/red]", soft_wrap=True)
                     return 2
@@ -213,11 +240,11 @@ def main() -> int:
                     f"{found.servers_cpu_us:.1f}), quota used {found.quota_used:.0%}, {found.resident_mb:.0f} MB",
                     soft_wrap=True,
                 )
-                of_last = sizes(where, f"scaling-{os.getpid()}-{turn}-", chosen.balances)
-                drop_topics(where, f"scaling-{os.getpid()}-{turn}-")
+                of_last = sizes(where, prefix, chosen.balances)
+                drop_topics(where, prefix)
         description = where.description
     least = median(one.per_second for one in results[numbers[0]]) / numbers[0]
-    table = Table(title=f"Processes of {chosen.cores:g} core each, median of rounds")
+    table = Table(title=f"Processes of {chosen.cores or 'all'} cores each, median of rounds")
     for title in ("processes", "events/s", "of one, times their number", "CPU us/event (servers)", "quota used"):
         table.add_column(title, justify="right")
     for number, rounds in results.items():

@@ -20,7 +20,7 @@ from statistics import median
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import figures, latency, memory, redis_writes, restore, workloads
+from benchmarks import figures, latency, memory, redis_writes, restore, scaling, workloads
 from benchmarks.figures import LATEST, Report
 from benchmarks.latency import Latency
 from benchmarks.peers import environments
@@ -34,6 +34,7 @@ RESULTS = Path("benchmarks/results")
 PARTITIONS = 12
 LINGER_MS = 5
 STREAMS, ROCKSDB, FLINK, BYTEWAX, QUIX, FAUST = PEERS
+SPREAD = "stockflow, a process per core"
 VERSUS = {  # Figures of throughput, by the program that stockflow is compared with.
     FLOOR: "throughput_vs_floor",
     CONFLATING: "throughput_vs_conflating_floor",
@@ -60,6 +61,7 @@ LOADS = {  # What is added to the names of the figures, and the options of `benc
     HALF: [],
     "_flash_sale": ["--rate", "290", "--burst-every", "0", "--flash-seconds", "5", "--flash-times", "20"],
 }
+SPREAD_FIGURES = {"throughput_all_cores_vs_floor": FLOOR, "throughput_all_cores_vs_one_process": STOCKFLOW}
 BOTH = (FLOOR, STOCKFLOW)
 RESTORE, TAKEOVER, MEMORY = "restore_vs_bare", "takeover_vs_bare", "bytes_per_balance"
 REDIS = "redis_writes_vs_redis_benchmark"
@@ -109,7 +111,7 @@ QUICK = Size(
 )
 FULL = Size(
     name="full",
-    programs=(FLOOR, CONFLATING, STOCKFLOW, *PEERS),
+    programs=(FLOOR, CONFLATING, STOCKFLOW, SPREAD, *PEERS),
     events=400_000,
     balances=20_000,
     warm_up=200_000,
@@ -135,6 +137,8 @@ def throughput(where: Servers, size: Size, report: Report, folder: Path, calm_s:
     for name, figure in VERSUS.items():
         if name not in programs:
             report.skip(f"not part of the {size.name} run", figure)
+    if SPREAD not in programs:
+        report.skip(f"not part of the {size.name} run", *SPREAD_FIGURES)
     for number in range(size.rounds):
         rates: dict[str, float] = {}
         for name in tuple(programs) if number % 2 == 0 else tuple(reversed(programs)):
@@ -158,6 +162,9 @@ def throughput(where: Servers, size: Size, report: Report, folder: Path, calm_s:
     for name, figure in VERSUS.items():
         if name in programs:
             report.figures[figure] = figures.ratio(rounds, STOCKFLOW, name)
+    for figure, other in SPREAD_FIGURES.items():
+        if SPREAD in programs:
+            report.figures[figure] = figures.ratio(rounds, SPREAD, other)
 
 
 def _turn(where: Servers, size: Size, name: str, number: int, folder: Path, calm_s: float) -> Result:
@@ -170,16 +177,43 @@ def _turn(where: Servers, size: Size, name: str, number: int, folder: Path, calm
         shape = replace(shape, events=int(size.events * peer.share), warm_up=warm_up)
     workload = make(shape, time.time_ns() // 1000)
     prefix = f"suite-{os.getpid()}-{number}-{len(name)}{name[0]}-"
+    settings = {"STOCKFLOW_LINGER_MS": str(LINGER_MS)}
+    if name == SPREAD:
+        try:
+            return _spread(where, shape, prefix, folder, calm_s, settings)
+        finally:
+            drop_topics(where, prefix)
     make_topics(where, prefix, PARTITIONS)
     try:
         if peer is not None:
             return run_peer(peer, where, prefix, workload, shape, LINGER_MS, folder, calm_s)
         if name == STOCKFLOW:
-            settings = {"STOCKFLOW_LINGER_MS": str(LINGER_MS)}
             return run_stockflow(where, prefix, workload, shape, settings, folder, calm_s)
         return run_floor(where, prefix, workload, shape, LINGER_MS, calm_s, conflates=name == CONFLATING)
     finally:
         drop_topics(where, prefix)
+
+
+def _spread(
+    where: Servers, shape: Options, prefix: str, folder: Path, calm_s: float, settings: dict[str, str]
+) -> Result:
+    """One turn of a group with as many processes as the machine has cores: how stockflow uses all of them."""
+    found = scaling.measure(where, os.cpu_count() or 1, shape, None, prefix, folder, calm_s, settings)
+    return Result(
+        SPREAD,
+        found.events,
+        found.seconds,
+        found.per_second,
+        found.per_second,
+        found.cpu_us,
+        0.0,
+        found.servers_cpu_us,
+        0.0,
+        found.records,
+        found.record_bytes,
+        found.state_records,
+        found.resident_mb,
+    )
 
 
 def latencies(where: Servers, size: Size, report: Report, folder: Path, calm_s: float, console: Console) -> None:
@@ -310,7 +344,7 @@ PARTS: dict[str, Callable[[Servers, Size, Report, Path, float, Console], None]] 
     "variants": variants,
 }
 FIGURES = {
-    "throughput": tuple(VERSUS.values()),
+    "throughput": (*VERSUS.values(), *SPREAD_FIGURES),
     "latency": tuple(figure for load in LOADS for figure in figures_of(load)),
     "restore": (RESTORE, TAKEOVER),
     "redis": (REDIS,),

@@ -146,7 +146,11 @@ STATE = (
         "replay_applies_again",
         "section 7: applied offsets",
         "What became durable before a crash in the middle of a flush is applied once more.",
-        (LEDGER, "if balance is not None and totals.positions[topic] <= offset <= balance.applied[topic]:", "if False:"),
+        (
+            LEDGER,
+            "if balance is not None and totals.positions[topic] <= offset <= balance.applied[topic]:",
+            "if False:",
+        ),
         (LEDGER, "if covered is not None:", "if False:"),
     ),
     bug(
