@@ -28,7 +28,9 @@ class Options:
     """How many events over how many balances, and how uneven: weight of the n-th SKU is n to the power of -skew.
 
     `warm_up` events come before them, with the openings, so that a program which gets faster by running has run.
-    The events of the numbers `hot`, from and to, are all of the first few SKUs.
+    The events of the numbers `hot`, from and to, are all of the first few SKUs. The hold of the first event would end
+    `hold_s` after the time as of which all is made, that of the last one `hold_spread_s` later.
+    Ids count on from `first`.
     """
 
     events: int = 400_000
@@ -38,6 +40,9 @@ class Options:
     skew: float = 0.0
     warm_up: int = 0
     hot: tuple[int, int] = (0, 0)
+    hold_s: float = HOLD_S
+    hold_spread_s: float = 0.0
+    first: int = 0
 
 
 @dataclass
@@ -88,27 +93,28 @@ def make(options: Options, now_us: int, *, ordered: bool = False) -> Workload:
             value = _receipt(f"open-{n}-{place}", stamp(0), sku, place, units)
             openings[WMS_MOVEMENTS.name, home[n]].append({"key": sku.encode(), "value": value})
 
-    until = stamps(now_us + HOLD_S * 1_000_000)(0)
+    until = stamps(now_us + int(options.hold_s * 1e6))
     weights = None if options.skew == 0 else [(n + 1) ** -options.skew for n in range(skus)]
     chosen = rng.choices(range(skus), weights, k=options.warm_up + options.events)
     for i in range(*options.hot):
         chosen[options.warm_up + i] = i * 7 % min(HOT_SKUS, skus)
     stamp = stamps(start_us + SPREAD_S * 1_000_000)
     step_us = SPREAD_S * 1_000_000 / max(1, len(chosen))
+    hold_step_us = options.hold_spread_s * 1e6 / max(1, len(chosen))
     for i, n in enumerate(chosen):
         sku, place, at = names[n], places[rng.randrange(LOCATIONS)], stamp(int(i * step_us))
-        what = rng.randrange(100)
+        what, id = rng.randrange(100), f"e-{options.first + i}"
         if what < SALES_PERCENT:
             units = rng.randint(1, 3)
             expected.on_hand -= units
-            topic, value = POS_SALES.name, _sale(f"e-{i}", at, sku, place, units)
+            topic, value = POS_SALES.name, _sale(id, at, sku, place, units)
         elif what < SALES_PERCENT + RECEIPTS_PERCENT:
             units = rng.randint(10, 25)
             expected.on_hand += units
-            topic, value = WMS_MOVEMENTS.name, _receipt(f"e-{i}", at, sku, place, units)
+            topic, value = WMS_MOVEMENTS.name, _receipt(id, at, sku, place, units)
         else:
             expected.committed += 1
-            topic, value = ORDER_RESERVATIONS.name, _hold(f"e-{i}", at, sku, place, until)
+            topic, value = ORDER_RESERVATIONS.name, _hold(id, at, sku, place, until(int(i * hold_step_us)))
         size += len(value)
         if ordered and i >= options.warm_up:
             sequence.append((topic, home[n], sku.encode(), value))
