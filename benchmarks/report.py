@@ -1,4 +1,4 @@
-"""The last results as a page with charts (`report.html`, and `report.png`) and as the table in benchmarks/README.md.
+"""The last results as a page with charts (`report.html`, and `report.png`) and as the tables of both READMEs.
 
 Reads what the suite wrote (`latest.json`, `latency.parquet`) and measures nothing. matplotlib is needed only here.
 """
@@ -17,8 +17,21 @@ import polars as pl
 from rich.console import Console
 
 HERE = Path(__file__).resolve().parent
-README = HERE / "README.md"
+README, ROOT_README = HERE / "README.md", HERE.parent / "README.md"
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
+BRIEFLY = (  # What the first README tells.
+    "throughput_vs_floor",
+    "throughput_all_cores_vs_floor",
+    "throughput_vs_kafka_streams",
+    "throughput_vs_stock_bytewax",
+    "throughput_vs_quix",
+    "throughput_vs_faust",
+    "p50_vs_floor",
+    "p99_vs_floor",
+    "p99_vs_kafka_streams",
+    "restore_vs_bare",
+    "bytes_per_balance",
+)
 QUANTILES = (0.5, 0.9, 0.99, 0.999)
 COLOURS = ("#9aa5b1", "#1f6feb", "#d29922", "#a371f7", "#3fb950", "#f778ba", "#6e7681", "#db6d28")
 MEANING = {
@@ -94,15 +107,25 @@ def markdown(latest: dict[str, Any]) -> str:
                 f"| {row['records_per_event']:.2f} |"
             )
         lines.append("")
-    lines.append("| figure | value | 95 % interval | |")
-    lines.append("|--|--|--|--|")
-    for name, figure in _figures(latest).items():
+    return "\n".join([*lines, *_figure_lines(_figures(latest))]) + "\n"
+
+
+def briefly(latest: dict[str, Any]) -> str:
+    """The figures that whoever chooses a program asks for first."""
+    about, found = latest["about"], _figures(latest)
+    told = f"{about['machine']}, shared with {about['servers']}; {about['made_at'][:10]}."
+    return "\n".join([f"{told}\n", *_figure_lines({name: found[name] for name in BRIEFLY if name in found})]) + "\n"
+
+
+def _figure_lines(found: dict[str, Any]) -> list[str]:
+    lines = ["| figure | value | 95 % interval | |", "|--|--|--|--|"]
+    for name, figure in found.items():
         if figure["value"] is None:
             lines.append(f"| `{name}` | skipped | | {_first_line(figure['skipped'])} |")
         else:
             interval = f"{figure['low']:,.2f} - {figure['high']:,.2f}"
             lines.append(f"| `{name}` | {figure['value']:,.2f} | {interval} | {_meaning(name)} |")
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def page(latest: dict[str, Any], events: pl.DataFrame) -> tuple[str, bytes]:
@@ -207,7 +230,7 @@ def main() -> int:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--results", type=Path, default=HERE / "results", help="what the suite wrote")
     options.add_argument("--into", type=Path, default=HERE, help="folder for report.html and report.png")
-    options.add_argument("--readme", action="store_true", help="put the table into benchmarks/README.md, too")
+    options.add_argument("--readme", action="store_true", help="put the tables into both READMEs, too")
     chosen = options.parse_args()
     latest = json.loads((chosen.results / "latest.json").read_text(encoding="utf-8"))
     events = pl.read_parquet(chosen.results / "latency.parquet")
@@ -216,6 +239,7 @@ def main() -> int:
     (chosen.into / "report.png").write_bytes(png)
     if chosen.readme:
         update_readme(README, markdown(latest))
+        update_readme(ROOT_README, briefly(latest))
     Console().print(f"written to {chosen.into / 'report.html'}")
     return 0
 

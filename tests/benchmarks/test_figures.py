@@ -98,6 +98,9 @@ def test_the_table_has_programs_by_rate_and_the_figures(tmp_path: Path) -> None:
     )
     assert any(line.startswith("| `throughput_vs_floor` | 0.70 | 0.60 - 0.80 |") for line in lines)
     assert "| `throughput_vs_quix` | skipped | | quix: no Python 3.11 |" in lines
+    brief = report.briefly(latest)
+    assert "| `throughput_vs_floor` | 0.70 | 0.60 - 0.80 |" in brief
+    assert "| floor |" not in brief
 
 
 def test_the_table_takes_the_place_of_the_last_one(tmp_path: Path) -> None:
