@@ -32,6 +32,9 @@ LINGER_LONGER_MS = 5.0
 IN_FLIGHT_MAX = 200_000  # Records sent and not acknowledged; beyond this no input is read. About 150 MB.
 SWEEP_S = 0.002  # Of a turn may go into looking at keys again after rules changed, so long may an event wait for it.
 SWEEP_PORTIONS = 20  # ... and so many portions of keys.
+# How often partitions are asked what has become due. What facts change is sent with them, and acknowledgements are
+# looked at in each turn, of which there are thousands a second.
+DUE_INTERVAL_S = 0.002
 CHECK_INTERVAL_S = 1.0  # How often the ends of our own outputs are compared with what was acknowledged.
 CHECK_TIMEOUT_S = 10.0
 
@@ -170,6 +173,7 @@ class Publisher:
         self._client_config: dict[str, Any] = dict(client_config)
         self._admin = AdminClient(self._client_config)
         self._checked_at = 0.0
+        self._due_at = float("-inf")
         self._swept = -1  # the partition of which keys were looked at last
         self._check: tuple[dict[TopicPartition, Future[Any]], dict[tuple[str, int], int]] | None = None
 
@@ -261,18 +265,25 @@ class Publisher:
         for outlet in self.outlets.values():
             if outlet.has_gap:
                 self._repair(outlet)
-            if outlet.ledger.touched or outlet.ledger.items_changed or outlet.network.touched:
-                outlet.publish(now, now_us)
-            outlet.publish_due(now, now_us)
-            if cuts_allowed and outlet.cut_due(now, self._pace.commit_interval_s):
-                outlet.cut(now)
             self._hand_over(outlet)
-        self._sweep(now, now_us)
+        if now - self._due_at >= DUE_INTERVAL_S:
+            self._due_at = now
+            self._serve_due(now, now_us, cuts_allowed)
         if now - self._checked_at >= CHECK_INTERVAL_S and self.outlets:
             self._checked_at = now
             self._ask_ends()
         elif self._check is not None:
             self._compare_ends()
+
+    def _serve_due(self, now: float, now_us: int, cuts_allowed: bool) -> None:
+        for outlet in self.outlets.values():
+            if outlet.ledger.touched or outlet.ledger.items_changed or outlet.network.touched:
+                outlet.publish(now, now_us)
+            outlet.publish_due(now, now_us)
+            if cuts_allowed and outlet.cut_due(now, self._pace.commit_interval_s):
+                outlet.cut(now)
+        if any(outlet.sweeping for outlet in self.outlets.values()):
+            self._sweep(now, now_us)
 
     def _sweep(self, now: float, now_us: int) -> None:
         """Look at some more keys after rules changed, partition by partition, for as long as events hardly notice."""

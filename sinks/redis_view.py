@@ -23,7 +23,8 @@ from sinks.view_store import Change, Marker, StoreUnavailable, ViewStore
 from sinks.view_sync import Batch, TopicReader
 
 MARK_INTERVAL_S = 1.0  # How much is read again after a failover, and how soon a wipe is noticed.
-GATHER_S = 0.001  # A burst of changes to one key becomes one write; below what a reader of the view can see.
+GATHER_S = 0.001  # Where much comes, a burst of changes to one key becomes one write.
+GATHER_ABOVE = 1  # ... which is where more than so many records were written at once; else each is written as it comes.
 RECORDS_PER_TRIP = 1_600  # One pipelined round trip: about 1 MB, so that even a slow server answers in time.
 BACKOFF_S_MIN = 0.1
 BACKOFF_S_MAX = 2.0
@@ -101,6 +102,7 @@ class RedisView:
         *,
         pending_max: int = 100_000,
         gather_s: float = GATHER_S,
+        gather_above: int = GATHER_ABOVE,
         clock: Callable[[], float] = time.monotonic,
         observe: Callable[[int, int], None] | None = None,
         log: Any = None,
@@ -108,7 +110,8 @@ class RedisView:
     ) -> None:
         self.stats = ViewStats(lambda: len(self._pending) + self._in_flight)
         self._read_topic = read_topic
-        self._pending_max, self._gather_s = pending_max, gather_s
+        self._pending_max, self._gather_s, self._gather_above = pending_max, gather_s, gather_above
+        self._flushed = 0  # records in the last turn
         self._clock = clock
         self._wall = wall
         self._observe = observe
@@ -123,6 +126,7 @@ class RedisView:
         self._in_flight = 0
         self._mark_at = 0.0
         self._trouble: str | None = None
+        self._random = random.Random()
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="redis-view", daemon=True)
@@ -251,7 +255,7 @@ class RedisView:
             self._trouble = None
 
     def _rest(self) -> None:
-        """Wait for work; then a moment longer, so that a burst is written as one."""
+        """Wait for work; where much comes a moment longer, so that a burst is written as one."""
         now = self._clock()
         if not self._pending:
             states = [share for share in self._owned() if share.state is not _State.CURRENT]
@@ -259,12 +263,13 @@ class RedisView:
                 return
             self._wake.wait(max(0.0, min([self._mark_at, *(s.retry_at for s in states if _reads(s))]) - now))
         self._wake.clear()
-        self._stopping.wait(self._gather_s)
+        if self._flushed > self._gather_above:
+            self._stopping.wait(self._gather_s)
 
     def _backoff_s(self, failures: int) -> float:
         """Doubles up to a cap; the jitter keeps many processes from returning at the same moment."""
         wait_s: float = BACKOFF_S_MIN * 2 ** min(failures - 1, 10)
-        return min(BACKOFF_S_MAX, wait_s) * random.uniform(0.5, 1.0)
+        return min(BACKOFF_S_MAX, wait_s) * self._random.uniform(0.5, 1.0)
 
     def _owned(self) -> list[_Share]:
         with self._lock:
@@ -367,6 +372,7 @@ class RedisView:
         """Write the newest pending value of each key."""
         with self._lock:
             batch = self._pending
+            self._flushed = len(batch)
             if not batch:
                 return
             if any(share.state is _State.UNKNOWN for share in self._shares.values()):

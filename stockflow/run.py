@@ -172,6 +172,7 @@ class Pipeline:
             around.network_store,
             KafkaTopicReader(client, network, clock=around.clock),
             gather_s=NETWORK_GATHER_S,
+            gather_above=0,
             clock=around.clock,
             log=around.log("stockflow.redis"),
             wall=lambda: around.wall_us() / 1e6,

@@ -51,6 +51,7 @@ def test_latency_is_that_of_events_due_during_the_change() -> None:
     assert (found.answered, found.took_s) == (1, 2)
 
 
+@pytest.mark.long
 @pytest.mark.kafka
 @pytest.mark.redis
 def test_a_short_rollout_ends_with_the_right_sums(tmp_path: Path) -> None:

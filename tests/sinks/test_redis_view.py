@@ -163,15 +163,20 @@ def running(place: Place, topic: Topic, *, start: bool = True, own: bool = True,
         view.own(PARTITION, GENERATION)
     if start:
         view.start()
-    yield Pipeline(view, topic)
-    if view._thread.is_alive():
-        view.stop(DEADLINE_S)
-        assert not view._thread.is_alive()
+    try:
+        yield Pipeline(view, topic)
+    finally:
+        if view._thread.is_alive():
+            view.stop(DEADLINE_S)
+            assert not view._thread.is_alive()
 
 
 def caught_up(place: Place, topic: Topic) -> bool:
-    """The view is the topic, and its marker says so."""
-    return place.values() == topic.truth() and place.marker() == Marker(GENERATION, len(topic.records))
+    """The view is the topic, and its marker says so; not yet, while a server that is promoted drops its clients."""
+    try:
+        return place.values() == topic.truth() and place.marker() == Marker(GENERATION, len(topic.records))
+    except redis.ConnectionError:
+        return False
 
 
 # The store
