@@ -187,6 +187,7 @@ class Sending:
                 record = again.get((topic.name, found.key, found.value))
                 if record is not None and (topic.name, found.partition, found.offset) not in known:
                     self.sent.append(Sent(record, found.partition, found.offset, moment(found.timestamp_ms * 1_000)))
+                    self._produced += 1
 
     def close(self) -> None:
         """Stop whatever is going on; for the end of a test that failed."""
