@@ -391,7 +391,9 @@ class _Admin:
             return None, reason
 
     def _remember(self, error: KafkaError) -> None:
-        self._last_error = error.str()
+        """Keep the newest reason; that all brokers are down only follows from what was said of each."""
+        if error.code() != KafkaError._ALL_BROKERS_DOWN or not self._last_error:
+            self._last_error = error.str()
 
     def _unreachable(self, reason: str) -> KafkaUnreachable:
         self._client.poll(0)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 
 import pytest
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, ResourceType
 
 from operations.topics import (
@@ -15,6 +15,7 @@ from operations.topics import (
     KafkaUnreachable,
     StartCheck,
     TopicsRefused,
+    _Admin,
     diff,
     ensure,
     start_problems,
@@ -239,6 +240,19 @@ def test_unreachable_kafka_is_told_with_the_servers_tried() -> None:
     assert text.startswith(f"Kafka does not answer at {servers} (")
     assert "Connection refused" in text
     assert "Check STOCKFLOW_BOOTSTRAP_SERVERS" in text
+
+
+def test_what_was_wrong_with_a_broker_is_told_and_not_that_all_are_down() -> None:
+    """The client reports both, in either order."""
+    why, consequence = (
+        KafkaError(KafkaError._SSL, "certificate verify failed"),
+        KafkaError(KafkaError._ALL_BROKERS_DOWN),
+    )
+    for told in ((why, consequence), (consequence, why)):
+        admin = _Admin({"bootstrap.servers": f"127.0.0.1:{free_port()}"}, 1)
+        for error in told:
+            admin._remember(error)
+        assert admin._last_error == "certificate verify failed", told
 
 
 def test_topics_are_made_and_checked_on_the_substitute_broker() -> None:
