@@ -19,7 +19,6 @@ import argparse
 import json
 import os
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -31,7 +30,7 @@ from confluent_kafka import Producer
 from rich.console import Console
 
 from benchmarks.generator import Generator, Load
-from benchmarks.latency import SETTLE_S
+from benchmarks.latency import SETTLE_S, spread
 from benchmarks.rig import (
     Loader,
     Servers,
@@ -50,7 +49,6 @@ from schemas.topics import AVAILABILITY, STOCK_SETTINGS
 
 LOOK_S = 0.02
 SHARED_S = 60.0  # For two processes to share the partitions out.
-LIVE = 'stockflow_partitions{state="live"}'
 NO_CUTS = {"STOCKFLOW_COMMIT_INTERVAL_MS": "60000", "STOCKFLOW_LEASE_MS": "300000"}
 TIMER_S = 5.0  # From a hold to its end.
 BARS = {"policy": 2.0, "takeover": 2.0, "cuts": 1.3, "timers": 1.3, "expiry": 1.3}
@@ -65,11 +63,6 @@ class Window:
     start: float
     end: float
     partitions: frozenset[int] | None = None
-
-
-def p99(taken: list[float]) -> float:
-    """The 99th percentile, in the unit of what is given."""
-    return sorted(taken)[int(0.99 * len(taken))]
 
 
 def set_policy(where: Servers, prefix: str, safety_stock: int) -> None:
@@ -106,7 +99,7 @@ def hand_over(program: StockflowRun, leaver: StockflowRun, partitions: int) -> W
     kept = frozenset(_owned(program))
     start = time.monotonic()
     leaver.stop()
-    wait_for(lambda: program.gauge(LIVE) == partitions, "the other process has all partitions", SHARED_S)
+    wait_for(lambda: program.live_partitions == partitions, "the other process has all partitions", SHARED_S)
     return Window(start, time.monotonic(), kept)
 
 
@@ -136,7 +129,7 @@ def _processes(
             running[-1].start()
             running[-1].wait_committed(loader.positions)
         for one in running:
-            wait_for(lambda one=one: one.gauge(LIVE) == options.partitions // number, "a fair share", SHARED_S)
+            wait_for(lambda one=one: one.live_partitions == options.partitions // number, "a fair share", SHARED_S)
             one.wait_visible()
         yield running
     finally:
@@ -165,7 +158,7 @@ def run(
     loader = Loader(where, prefix)
     loader.load(workload.openings)
     all_settings = {"STOCKFLOW_ROUTINE_INTERVAL_MS": "0", "STOCKFLOW_LINGER_MS": str(options.linger_ms)}
-    windows: list[Window] = []
+    window = None
     try:
         with _processes(where, prefix, loader, all_settings | dict(settings or {}), options, processes) as running:
             # Made only now: holds end by the clock.
@@ -174,32 +167,24 @@ def run(
             try:
                 time.sleep(SETTLE_S)
                 wait_for_calm(options.calm)
-
-                def later() -> None:
-                    time.sleep(options.warm_up + options.before)
-                    if disturb is not None:
-                        windows.append(disturb(where, prefix, running))
-
-                disturber = threading.Thread(target=later, daemon=True)
                 begin = generator.begin()
-                disturber.start()
                 events = dues([value for *_, value in workload.sequence], times, begin)
+                if disturb is not None:
+                    time.sleep(max(0.0, begin + options.warm_up + options.before - time.monotonic()))
+                    window = disturb(where, prefix, running)
                 generator.finish()
-                disturber.join()
                 time.sleep(SETTLE_S)
             finally:
                 answers.close()
                 generator.close()
     finally:
         drop_topics(where, prefix)
-    if disturb is not None and not windows:
-        raise RuntimeError("what should disturb failed; its traceback stands above")
     taken = [
         (event.at, (answers.seen[event.id] - event.at) * 1e3, partition)
         for event, (_, partition, *_) in zip(events, workload.sequence, strict=True)
         if event.at >= begin + options.warm_up and event.id in answers.seen
     ]
-    return taken, windows[0] if windows else None
+    return taken, window
 
 
 def measure(where: Servers, options: argparse.Namespace, what: str, turn: int) -> dict[str, float]:
@@ -233,11 +218,12 @@ def measure(where: Servers, options: argparse.Namespace, what: str, turn: int) -
 def _compared(without: list[float], during: list[float], seconds: float) -> dict[str, float]:
     if len(during) < 100:
         raise RuntimeError(f"only {len(during)} events meanwhile: more balances or a higher rate are needed")
+    calm, disturbed = spread(without)[0], spread(during)[0]
     return {
-        "without_p50": middle(without),
-        "without_p99": p99(without),
-        "with_p50": middle(during),
-        "with_p99": p99(during),
+        "without_p50": calm["p50"],
+        "without_p99": calm["p99"],
+        "with_p50": disturbed["p50"],
+        "with_p99": disturbed["p99"],
         "events": len(during),
         "seconds": seconds,
     }

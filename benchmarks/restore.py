@@ -190,7 +190,7 @@ def measure_takeovers(
                 f"{one[BARE]['seconds']:.2f} s, stockflow {one[STOCKFLOW]['seconds']:.2f} s from the assignment"
             )
             found.append(one)
-            wait_for(lambda: owner.gauge('stockflow_partitions{state="live"}') == partitions, "the owner has all again")
+            wait_for(lambda: owner.live_partitions == partitions, "the owner has all again")
         owner.stop()
     finally:
         owner.close()

@@ -237,6 +237,11 @@ class StockflowRun:
         self._pipeline.check()
         return self._pipeline.is_ready
 
+    @property
+    def live_partitions(self) -> int:
+        """How many partitions it works on by now."""
+        return int(self.gauge('stockflow_partitions{state="live"}'))
+
     def kill(self) -> None:
         """End it at once, whatever it does."""
         self._pipeline.kill()

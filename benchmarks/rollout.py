@@ -170,9 +170,8 @@ class Replicas:
 
     def wait_shared(self) -> None:
         """Block until every partition is live with somebody."""
-        live = 'stockflow_partitions{state="live"}'
         wait_for(
-            lambda: sum(int(one.gauge(live)) for one in self.running) == self._partitions,
+            lambda: sum(one.live_partitions for one in self.running) == self._partitions,
             f"{self._partitions} partitions shared out among {len(self.running)} replicas",
             SHARED_S,
         )

@@ -43,7 +43,7 @@ from benchmarks.rig import (
     wait_for,
     wait_for_calm,
 )
-from benchmarks.workload import Options, make
+from benchmarks.workload import Options, Workload, make
 from schemas.topics import AVAILABILITY, NETWORK_AVAILABILITY, STOCK_STATE
 
 PROCESSES = (1, 2, 4)
@@ -119,6 +119,7 @@ def quota(name: str, cores: float, root: Path = Path("/sys/fs/cgroup")) -> Itera
 def measure(
     where: Servers,
     processes: int,
+    workload: Workload,
     shape: Options,
     cores: float | None,
     prefix: str,
@@ -126,14 +127,11 @@ def measure(
     calm_s: float,
     settings: Mapping[str, str] | None = None,
 ) -> Scaled:
-    """One turn of one group of so many processes on topics of its own, which stay.
+    """One turn of one group of so many processes on the fresh topics behind a prefix.
 
     Args:
         cores: what each process may use of them; None: all that there is.
-        prefix: of the topics, which are made here.
     """
-    workload = make(shape, time.time_ns() // 1000)
-    make_topics(where, prefix, shape.partitions)
     empty_redis(where)
     loader = Loader(where, prefix)
     loader.load(workload.openings)
@@ -148,9 +146,8 @@ def measure(
             member.start()
             members.append((member, quotas))
         even = [shape.partitions // processes + (n < shape.partitions % processes) for n in range(processes)]
-        live = 'stockflow_partitions{state="live"}'
         wait_for(
-            lambda: sorted((int(member.gauge(live)) for member, _ in members), reverse=True) == even,
+            lambda: sorted((member.live_partitions for member, _ in members), reverse=True) == even,
             f"{shape.partitions} partitions shared out among {processes} processes",
             SHARED_S,
         )
@@ -173,7 +170,7 @@ def measure(
         servers_cpu = where.cpu_s() - servers_used
         memory = max(resident_of(member.pid) for member, _ in members)
         sent = [member.records_sent() for member, _ in members]
-        shares = [int(member.gauge(live)) for member, _ in members]
+        shares = [member.live_partitions for member, _ in members]
         for member, _ in members:
             member.stop()
     _, size = check_topic(where, prefix + AVAILABILITY.name, workload.expected)
@@ -228,8 +225,12 @@ def main() -> int:
             for number in numbers if round_number % 2 == 0 else numbers[::-1]:
                 shape = Options(chosen.events, chosen.balances, chosen.partitions, chosen.seed + round_number)
                 prefix = f"scaling-{os.getpid()}-{round_number}-{number}-"
+                workload = make(shape, time.time_ns() // 1000)
+                make_topics(where, prefix, shape.partitions)
                 try:
-                    found = measure(where, number, shape, chosen.cores or None, prefix, chosen.folder, chosen.calm)
+                    found = measure(
+                        where, number, workload, shape, chosen.cores or None, prefix, chosen.folder, chosen.calm
+                    )
                 except NoQuota as error:
                     console.print(f"[red]{error}[/red]", soft_wrap=True)
                     return 2

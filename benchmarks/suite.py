@@ -27,7 +27,7 @@ from benchmarks.peers import environments
 from benchmarks.peers.programs import PEERS, PeerFailed, run_peer
 from benchmarks.rig import Servers, WrongResult, add_place, drop_topics, make_topics, servers
 from benchmarks.throughput import CONFLATING, FLOOR, STOCKFLOW, Result, run_floor, run_stockflow
-from benchmarks.workload import Options, make
+from benchmarks.workload import Options, Workload, make
 from stockflow.embedded import RedisServer
 
 RESULTS = Path("benchmarks/results")
@@ -178,15 +178,12 @@ def _turn(where: Servers, size: Size, name: str, number: int, folder: Path, calm
     workload = make(shape, time.time_ns() // 1000)
     prefix = f"suite-{os.getpid()}-{number}-{len(name)}{name[0]}-"
     settings = {"STOCKFLOW_LINGER_MS": str(LINGER_MS)}
-    if name == SPREAD:
-        try:
-            return _spread(where, shape, prefix, folder, calm_s, settings)
-        finally:
-            drop_topics(where, prefix)
     make_topics(where, prefix, PARTITIONS)
     try:
         if peer is not None:
             return run_peer(peer, where, prefix, workload, shape, LINGER_MS, folder, calm_s)
+        if name == SPREAD:
+            return _spread(where, prefix, workload, shape, settings, folder, calm_s)
         if name == STOCKFLOW:
             return run_stockflow(where, prefix, workload, shape, settings, folder, calm_s)
         return run_floor(where, prefix, workload, shape, LINGER_MS, calm_s, conflates=name == CONFLATING)
@@ -195,10 +192,16 @@ def _turn(where: Servers, size: Size, name: str, number: int, folder: Path, calm
 
 
 def _spread(
-    where: Servers, shape: Options, prefix: str, folder: Path, calm_s: float, settings: dict[str, str]
+    where: Servers,
+    prefix: str,
+    workload: Workload,
+    shape: Options,
+    settings: dict[str, str],
+    folder: Path,
+    calm_s: float,
 ) -> Result:
     """One turn of a group with as many processes as the machine has cores: how stockflow uses all of them."""
-    found = scaling.measure(where, os.cpu_count() or 1, shape, None, prefix, folder, calm_s, settings)
+    found = scaling.measure(where, os.cpu_count() or 1, workload, shape, None, prefix, folder, calm_s, settings)
     return Result(
         SPREAD,
         found.events,
