@@ -151,10 +151,10 @@ class NetworkLane:
 
     # What changed
 
-    def note(self, key: str, seen: View) -> None:
+    def note(self, key: str, seen: View, has_waited: bool) -> None:
         """A location turned out to say what it said before; the network is told, should it have seen it in between."""
         sku = key.partition("|")[0]
-        if self._network.note(sku, key, seen):
+        if self._network.note(sku, key, seen) or has_waited:
             self.touch(sku, None)
         if self._mark.owed:
             self._pay(sku, key)
@@ -194,7 +194,7 @@ class NetworkLane:
             How many networks were looked at.
         """
         channels = self._network.channels(sku)
-        self._network.forget_channels(sku)
+        self._network.look_anew(sku)
         for channel in channels:
             key = f"{sku}|{channel}"
             before = self._latest.get(key) or self._network.published(key)

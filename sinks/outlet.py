@@ -427,7 +427,7 @@ class Outlet:
             digest = digest_of(seen)
             before_digest, before = latest.get(key) or (balance.digest, balance.published)
             if digest == before_digest and key not in forced:
-                network.note(key, seen)
+                network.note(key, seen, key in waiting)
                 self._no_longer_waiting(key)
                 continue
             statuses = seen.statuses()

@@ -1,8 +1,8 @@
 """What can be sold of a SKU over all its locations: running sums of what each location says, and the status of them.
 
 A network owns no stock: it is computed from the views of the locations. The sums of a SKU are kept while it is in use
-and built anew from all its locations otherwise; each change then costs the same, however many locations there are.
-A channel that a policy names has sums of its own, of what its locations would say if its policies held everywhere.
+and rest packed otherwise; each change then costs the same, however many locations there are. A channel that a policy
+names has sums of its own, of what its locations would say if its policies held everywhere.
 """
 
 from __future__ import annotations
@@ -38,6 +38,9 @@ from stock.terms import NetworkTerms
 ALL_CHANNELS = "*"
 ONE_CHANNEL = (ALL_CHANNELS,)
 LOCATIONS_SUMMED_MAX = 5_000  # Locations whose part in the sums is kept per partition; about 400 bytes each.
+PACKED_FROM = (
+    4  # Locations of a SKU from which on its sums rest packed, at about 30 bytes each; fewer are looked at anew.
+)
 
 # Stored. State keys of the partition: what was last published of `sku|channel`. Programs that do not know them leave
 # them alone, as all keys that begin with a bar.
@@ -110,6 +113,8 @@ class Network:
         self._keys: dict[str, str | list[str]] = {}  # by SKU: its only key, or all of them
         self._sums: dict[str, Sums] = {}
         self._summed = 0
+        self._packed: dict[str, bytes] = {}  # sums of SKUs that are not in use
+        self._heard: dict[str, dict[str, View]] = {}  # by SKU: what keys say that is not in its sums yet
         self._published: dict[str, bytes] = {}  # by `sku|channel`
         self._told: dict[str, set[str]] = {}  # by SKU: channels, other than all, of which the topic may have a record
         self._dirty: dict[str, None] = {}
@@ -119,6 +124,7 @@ class Network:
 
     def add(self, sku: str, key: str) -> None:
         """A SKU has one more key."""
+        self._forget(sku)
         known = self._keys.get(sku)
         if known is None:
             self._keys[sku] = key
@@ -126,9 +132,6 @@ class Network:
             self._keys[sku] = [known, key]
         else:
             known.append(key)
-        sums = self._sums.get(sku)
-        if sums is not None:
-            self._forget(sku, sums)
 
     def keys_of(self, sku: str) -> list[str]:
         """All keys of a SKU."""
@@ -144,11 +147,10 @@ class Network:
 
     def note(self, sku: str, key: str, seen: View) -> bool:
         """Hear what can be sold at a key now; whether sums of its SKU are kept that may have said something else."""
-        sums = self._sums.get(sku)
-        if sums is None:
+        if sku not in self._sums and sku not in self._packed:
             # What may have changed although no location tells: dates, and what is bound or on hand for a channel.
             return bool(seen.in_transit or seen.inbound) or self.channels(sku) is not ONE_CHANNEL
-        sums.heard[key] = seen
+        self._heard.setdefault(sku, {})[key] = seen
         return True
 
     def view(self, sku: str, channel: str, was: int, keep: bool = True) -> NetworkView | None:
@@ -160,10 +162,10 @@ class Network:
             was: the statuses published before: a mode that was LOW_STOCK stays so within the band.
             keep: keep the sums, since the SKU is in use.
         """
-        sums = self._sums.get(sku)
-        if sums is None:
-            sums = self._sum(sku, keep)
-        sums.catch_up()
+        sums = self._sums.get(sku) or self._unpacked(sku) or self._sum(sku, keep)
+        heard = self._heard.pop(sku, None)
+        if heard is not None:
+            sums.catch_up(heard)
         reserved = _NOTHING_RESERVED
         if channel == ALL_CHANNELS:
             terms = self._terms(sku, None)
@@ -236,25 +238,27 @@ class Network:
         """
         return self._terms(sku, channel), self.reserved(sku, channel, held)
 
-    def forget_channels(self, sku: str) -> None:
-        """Rules changed that may concern a SKU: what was summed in its channels is not what holds now."""
-        sums = self._sums.get(sku)
-        if sums is not None and sums.channels:
-            self._summed -= sums.size - len(sums.parts)
-            sums.channels = None
+    def look_anew(self, sku: str) -> None:
+        """Rules changed that may concern a SKU: what was summed is not what holds now, be it told by no location."""
+        in_use = sku in self._sums
+        self._forget(sku)
+        if in_use:
+            self._sum(sku, keep=True)
 
     def _in_channel(self, sku: str, channel: str, sums: Sums) -> Sums:
         """The sums of a SKU in a channel, as of now; kept along with those over all channels."""
         of_channel = sums.channels.get(channel) if sums.channels else None
         if of_channel is None:
-            of_channel = Sums()
-            of_channel.behind = set(sums.parts)
+            of_channel = Sums(sums.keys)
+            of_channel.behind = set(sums.keys)
             if self._sums.get(sku) is sums:
-                if self._summed + len(sums.parts) > LOCATIONS_SUMMED_MAX:
+                if self._summed + len(sums.keys) > LOCATIONS_SUMMED_MAX:
+                    del self._sums[sku]
+                    self._rest()
                     self._sums, self._summed = {sku: sums}, sums.size
                 sums.channels = sums.channels or {}
                 sums.channels[channel] = of_channel
-                self._summed += len(sums.parts)
+                self._summed += len(sums.keys)
         assert of_channel.behind is not None
         for key in of_channel.behind:
             of_channel.put(key, self._look(key, channel))
@@ -262,21 +266,44 @@ class Network:
         return of_channel
 
     def _sum(self, sku: str, keep: bool) -> Sums:
-        """The sums of a SKU, built from all its locations; if they are kept, others may be forgotten to make room."""
-        keys, sums = self.keys_of(sku), Sums()
-        for key in keys:
+        """The sums of a SKU, built from all its locations."""
+        sums = Sums(self.keys_of(sku))
+        for key in sums.keys:
             sums.put(key, self._look(key, None))
         if keep:
-            if self._summed + len(keys) > LOCATIONS_SUMMED_MAX:
-                self._sums.clear()
-                self._summed = 0
-            self._sums[sku] = sums
-            self._summed += len(keys)
+            self._keep(sku, sums)
         return sums
 
-    def _forget(self, sku: str, sums: Sums) -> None:
-        self._summed -= sums.size
-        del self._sums[sku]
+    def _keep(self, sku: str, sums: Sums) -> None:
+        if self._summed + sums.size > LOCATIONS_SUMMED_MAX:
+            self._rest()
+        self._sums[sku] = sums
+        self._summed += sums.size
+
+    def _rest(self) -> None:
+        """Make room: no sums are in use any more."""
+        for sku, sums in self._sums.items():
+            if len(sums.keys) >= PACKED_FROM:
+                self._packed[sku] = sums.packed()
+            else:
+                self._heard.pop(sku, None)
+        self._sums, self._summed = {}, 0
+
+    def _unpacked(self, sku: str) -> Sums | None:
+        """The sums of a SKU that rested packed, in use again; None if there are none."""
+        packed = self._packed.pop(sku, None)
+        if packed is None:
+            return None
+        sums = Sums.unpacked(self.keys_of(sku), packed)
+        self._keep(sku, sums)
+        return sums
+
+    def _forget(self, sku: str) -> None:
+        self._packed.pop(sku, None)
+        self._heard.pop(sku, None)
+        sums = self._sums.pop(sku, None)
+        if sums is not None:
+            self._summed -= sums.size
 
     # What was published
 

@@ -5,6 +5,11 @@ A location that says something else costs the same, however many others there ar
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from functools import cache
+
+import msgspec
+
 from stock.availability import (
     BACKORDERABLE,
     DISCONTINUED,
@@ -18,63 +23,80 @@ from stock.availability import (
 )
 from stock.terms import NetworkModeTerms
 
-# The parts of a location in the sums, by position.
+# What is summed, by position. Of one location `COUNTS` holds a bit for each field instead, 1 or 0.
 SHIP, PICKUP, _RAW_SHIP, _RAW_PICKUP, COUNTS, ON_HAND, COMMITTED, SHORTAGE, LEFT, TRANSIT, INBOUND = range(11)
 Parts = tuple[int, int, int, int, int, int, int, int, int, int, int]
 _ZERO: Parts = (0,) * 11
+_WIDTH = len(_ZERO)
 # `COUNTS` counts locations by what holds for them, each in its own bits of one number, so that one addition moves all.
 _COUNT_BITS = 24
 _KNOWN, _UNKNOWN, _PREORDER, _BACKORDER = range(4)  # of ship; of pickup `_PER_MODE` later
 _PER_MODE = 4
 IN_STOCK_SOMEHOW, UNKNOWN_SOMEHOW, LISTED = range(2 * _PER_MODE, 2 * _PER_MODE + 3)
+_FIELDS = LISTED + 1
+_COUNT_BYTES = _COUNT_BITS * _FIELDS // 8
 
 _OFF = frozenset({"location_off", "excluded"})
 
 
 class Sums:
-    """The sums of one SKU, what each location has put into them, and what some of them say since (`heard`).
+    """The sums of one SKU, and what each location has put into them.
 
-    `channels`: the same in each channel that was asked for; what its locations say is looked at when it is asked for
-    again (`behind`).
+    `keys`: of all its locations. `channels`: the same in each channel that was asked for; what its locations say is
+    looked at when it is asked for again (`behind`).
     """
 
-    __slots__ = ("behind", "channels", "expected", "heard", "parts", "total")
+    __slots__ = ("_parts", "behind", "channels", "expected", "keys", "total")
 
-    def __init__(self) -> None:
+    def __init__(self, keys: Sequence[str]) -> None:
+        self.keys = keys
         self.total = _ZERO
-        self.parts: dict[str, Parts] = {}
-        self.heard: dict[str, View] = {}
+        self._parts = [0] * (_WIDTH * len(keys))  # of one location after the other
         self.expected: dict[str, int] = {}  # when the next supply arrives, by key, where there is one
         self.channels: dict[str, Sums] | None = None
         self.behind: set[str] | None = None
 
     def put(self, key: str, seen: View) -> None:
         """Let a location say what it says now."""
-        parts = _parts(seen)
-        was = self.parts.get(key, _ZERO)
+        at, parts = self.keys.index(key) * _WIDTH, _parts(seen)
+        was = tuple(self._parts[at : at + _WIDTH])
         if parts != was:
-            self.total = _moved(self.total, parts, was)
-        self.parts[key] = parts
+            self.total = _moved(self.total, parts, was)  # type: ignore[arg-type]
+            self._parts[at : at + _WIDTH] = parts
         if seen.next_inbound_at_us is not None:
             self.expected[key] = seen.next_inbound_at_us
         elif self.expected:
             self.expected.pop(key, None)
 
-    def catch_up(self) -> None:
+    def catch_up(self, heard: Mapping[str, View]) -> None:
         """Take in what was heard: several changes of a location between two records are one."""
-        if self.heard:
-            for key, seen in self.heard.items():
-                self.put(key, seen)
-            if self.channels:
-                for of_channel in self.channels.values():
-                    assert of_channel.behind is not None
-                    of_channel.behind.update(self.heard)
-            self.heard.clear()
+        for key, seen in heard.items():
+            self.put(key, seen)
+        for of_channel in (self.channels or {}).values():
+            assert of_channel.behind is not None
+            of_channel.behind.update(heard)
 
     @property
     def size(self) -> int:
         """How many parts are kept."""
-        return len(self.parts) * (1 + len(self.channels or ()))
+        return len(self.keys) * (1 + len(self.channels or ()))
+
+    def packed(self) -> bytes:
+        """All of it but for channels, in about 20 bytes a location."""
+        total = list[int | bytes](self.total)
+        total[COUNTS] = self.total[COUNTS].to_bytes(_COUNT_BYTES, "little")
+        return _encoder.encode((total, self._parts, [(self.keys.index(key), at) for key, at in self.expected.items()]))
+
+    @classmethod
+    def unpacked(cls, keys: Sequence[str], packed: bytes) -> Sums:
+        """What was packed of sums over the same keys, in the same order."""
+        sums = cls.__new__(cls)
+        total, sums._parts, expected = _decoder.decode(packed)
+        total[COUNTS] = int.from_bytes(total[COUNTS], "little")
+        sums.keys, sums.total = keys, tuple(total)
+        sums.expected = {keys[at]: at_us for at, at_us in expected}
+        sums.channels = sums.behind = None
+        return sums
 
 
 def _moved(total: Parts, new: Parts, old: Parts) -> Parts:
@@ -87,7 +109,7 @@ def _moved(total: Parts, new: Parts, old: Parts) -> Parts:
         t1 + n1 - o1,
         t2 + n2 - o2,
         t3 + n3 - o3,
-        t4 if n4 == o4 else t4 + n4 - o4,
+        t4 if n4 == o4 else t4 + _counts_of(n4) - _counts_of(o4),
         t5 + n5 - o5,
         t6 + n6 - o6,
         t7 + n7 - o7,
@@ -104,6 +126,18 @@ def _one(field: int) -> int:
 def counted(counts: int, field: int) -> int:
     """How many locations are counted in a field."""
     return counts >> _COUNT_BITS * field & (1 << _COUNT_BITS) - 1
+
+
+@cache
+def _bits_of(counts: int) -> int:
+    """A bit for each field of the counts of one location."""
+    return sum(counted(counts, field) << field for field in range(_FIELDS))
+
+
+@cache
+def _counts_of(bits: int) -> int:
+    """The counts with these bits."""
+    return sum(_one(field) for field in range(_FIELDS) if bits >> field & 1)
 
 
 _MODE_COUNTS = {
@@ -137,7 +171,7 @@ def _parts(seen: View) -> Parts:
         pickup.available or 0,
         raw_ship,
         raw_pickup,
-        counts,
+        _bits_of(counts),
         on_hand,
         committed,
         seen.shortage,
@@ -188,3 +222,7 @@ def sold_through(status: int, counts: int, mode: int) -> int:
     """The status of one mode of a discontinued SKU: what is sold out anywhere else is at its end."""
     sold_out = status in (BACKORDERABLE, OUT_OF_STOCK) and counted(counts, _KNOWN + _PER_MODE * mode)
     return DISCONTINUED if sold_out else status
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder()

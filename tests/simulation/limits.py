@@ -15,6 +15,7 @@ SMALL_LIMITS: tuple[tuple[str, str, float], ...] = (
     ("sinks.outlet", "COMPLETE_INTERVAL_S", 0.5),
     ("stock.ledger", "ACTIVE_MAX", 2),
     ("stock.network", "LOCATIONS_SUMMED_MAX", 4),
+    ("stock.network", "PACKED_FROM", 2),
     ("stock.recent", "MERGE_FAN_IN", 3),
     ("stock.recent", "CHUNK_FACTS_MAX", 25),
     ("sinks.redis_view", "RECORDS_PER_TRIP", 2),

@@ -8,7 +8,7 @@ import pytest
 
 from schemas.records import NetworkAvailability, decode_network
 from sinks.network_lane import Tail
-from stock.events import ItemSet, LocationSet, PolicySet
+from stock.events import ItemSet, LocationSet, PolicySet, StockFact
 from stock.ledger import Ledger
 from stock.policies import Change, Policies
 from tests.sinks.fake_wire import Window, state_in
@@ -423,6 +423,26 @@ def test_a_delisted_sku_has_no_network_in_any_channel() -> None:
     assert by_channel(window) == {"*": 13}
 
 
+def test_a_location_that_is_back_at_its_last_record_is_heard_by_a_network_that_saw_it_change() -> None:
+    """Its change waited while its network was sent from sums made anew, which then were forgotten again."""
+    window = opened()
+
+    def tell(now: float, *facts: StockFact) -> list[int | None]:
+        window.ledger.network._rest()
+        window.desk.tell(*facts)
+        window.serve(now)
+        window.land("availability")
+        return units(window.networks())
+
+    assert tell(0.90, fact("pos.sale", 1, 1, location="B")) == [12]
+    assert tell(1.00, fact("pos.sale", 2, 1)) == []  # the network waits until 1.15
+    assert tell(1.05, fact("pos.sale", 3, 2)) == []  # the location waits until 1.25
+    assert tell(1.15) == [9]
+    assert tell(1.20, fact("pos.return", 4, 2)) == []
+    assert tell(1.26) == []
+    assert tell(1.40) == [11]
+
+
 class _Nowhere:
     def key(self) -> bytes:
         return b"SKU|*"
@@ -431,16 +451,20 @@ class _Nowhere:
         return None
 
 
-def test_a_mode_that_turns_on_where_the_record_stays_the_same_is_told() -> None:
+@pytest.mark.parametrize("sums", ["in use", "packed", "none, as after a restart"])
+def test_a_mode_that_turns_on_where_the_record_stays_the_same_is_told(
+    sums: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Raw stock of a location is part of a network with a safety stock of its own, in the modes that are on."""
+    monkeypatch.setattr("stock.network.PACKED_FROM", 2 if sums == "packed" else 4)
     rules_ = rules(policy("p", network_safety_stock=0), location("A"), location("B", pickup=False))
     window = Window(Desk(Ledger(rules_)), interval_s=0)
     counts = [fact("wms.count", 0, 10, location="A"), fact("wms.count", 0, 0, location="B")]
     window.desk.tell(*counts, fact("reservation.created", 1, 3, location="B", reservation="R"))
     window.serve(1)
     window.land()
-    window.ledger.network._sums.clear()  # as after a restart
-    window.ledger.network._summed = 0
+    if sums != "in use":
+        window.ledger.network._rest()
     rules_.set_location(location("B", pickup=True))
     window.outlet.look_again(None, "B", ("location.set", "x", "master", us(2)))
     while window.outlet.sweep():

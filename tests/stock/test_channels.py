@@ -217,8 +217,9 @@ def test_kept_sums_of_a_channel_hear_every_change() -> None:
     assert fresh is not None
     assert fresh.available_to_ship == 2 + 2 + 6
     assert of._summed == of._sums["SKU"].size == 3 * 2
-    of.forget_channels("SKU")
+    of.look_anew("SKU")
     assert of._summed == of._sums["SKU"].size == 3
+    assert network(desk, "web") == fresh
 
 
 def test_sums_kept_in_channels_have_their_bound_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,20 +114,42 @@ def test_the_low_stock_band_holds_for_the_network_too() -> None:
     assert STATUSES[network(desk, low.statuses()).ship] == "LOW_STOCK"
 
 
-@pytest.mark.parametrize("kept", [True, False])
-def test_kept_sums_are_what_a_new_sum_says(kept: bool) -> None:
+@pytest.mark.parametrize("sums", ["in use", "packed", "packed while something was heard", "looked at anew"])
+def test_kept_sums_are_what_a_new_sum_says(sums: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A location that says something else, a new location, and room made for others change nothing in the result."""
-    desk = desk_of([count(5, "A"), count(6, "B")], [])
+    monkeypatch.setattr("stock.network.PACKED_FROM", 2)
+    coming = fact("inbound.expected", 3, 6, location="B", eta=at(9_000))
+    desk = desk_of([count(5, "A"), count(6, "B"), coming], [])
     ledger = desk.ledger
-    if kept:
+    if sums != "looked at anew":
         network(desk, keep=True)
     for told in (sold(2, "A"), count(7, "C"), sold(6, "B")):
+        if sums == "packed":
+            ledger.network._rest()
         desk.tell(told)
-        if told.location == "C":
-            continue  # that there is a new location is enough
-        key = f"SKU|{told.location}"
-        ledger.network.note("SKU", key, ledger.view(key))
-    assert network(desk) == network(desk_of([count(3, "A"), count(0, "B"), count(7, "C")], []))
+        if told.location != "C":  # that there is a new location is enough
+            key = f"SKU|{told.location}"
+            ledger.network.note("SKU", key, ledger.view(key))
+        if sums == "packed while something was heard":
+            ledger.network._rest()
+    assert network(desk) == network(desk_of([count(3, "A"), count(0, "B"), count(7, "C"), coming], []))
+    assert network(desk).next_inbound_at_us == us(9_000)
+
+
+def test_sums_of_many_locations_rest_packed_and_those_of_few_not_at_all() -> None:
+    """What rests takes about 20 bytes a location, whatever it says; a SKU with few locations is summed up anew."""
+    many = {f"L{n:03d}": 1000 + n for n in range(200)}
+    desk = desk_of([count(units, location) for location, units in many.items()], [])
+    desk.tell(fact("wms.count", 0, 9, sku="OTHER"))
+    found, of = network(desk, keep=True), desk.ledger.network
+    of.view("OTHER", "*", 0)
+    of._rest()
+    assert of._packed.keys() == {"SKU"}
+    assert len(of._packed["SKU"]) < 25 * len(many)
+    assert network(desk) == found
+    assert found.on_hand == sum(many.values())
+    assert of._sums.keys() == {"SKU"}
+    assert of._summed == len(many)
 
 
 PROMISES: list[Any] = [
