@@ -170,7 +170,8 @@ class Loop:
         self._outlets: list[Outlet] = []
         for partition, step in enumerate(self._steps):
             restored = Restored(partition, 1, generation=1)
-            changes, _ = step.on_batch([Opened(restored, (0,) * len(KEYED_INPUTS))])
+            ledger, _ = self._context.new_ledger(restored)
+            changes, _ = step.on_batch([Opened(restored, ledger, (0,) * len(KEYED_INPUTS))])
             [change] = changes
             assert change.opened is not None
             outlet = Outlet(

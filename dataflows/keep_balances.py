@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NoReturn
@@ -83,6 +83,27 @@ class BalanceContext:
     thresholds: Thresholds = field(default_factory=Thresholds)
     tracing: Tracing | None = None
 
+    def new_ledger(self, restored: Restored) -> tuple[Ledger, Iterator[None]]:
+        """An empty ledger for a restored partition, and what fills it portion by portion."""
+
+        def admit(sku: str, location: str | None) -> None:
+            """Keep out what cannot have a balance here; asked for new keys only: known ones were checked before."""
+            refusal = check_names(sku, location)
+            if refusal is not None:
+                raise NotAdmitted(refusal)
+            home = partition_of(sku, self.partitions)
+            if home != restored.partition:
+                raise NotAdmitted(
+                    Refusal(
+                        "wrong_partition",
+                        f"sku {sku} belongs to partition {home} of {self.partitions}, not {restored.partition}: "
+                        "the producer must use the murmur2 partitioner on the SKU",
+                    )
+                )
+
+        ledger = Ledger(self.policies, self.facts_remembered, admit, self.node_order, self.thresholds)
+        return ledger, ledger.restoring(restored.records, restored.rewrite, self.wall_us())
+
 
 class _Followed:
     """The trace contexts found in a batch: those that go on, and those that a span is linked to."""
@@ -115,7 +136,6 @@ class KeepBalances(StatefulBatchLogic[Arrival, Changes, None]):
 
     def __init__(self, context: BalanceContext) -> None:
         self._context = context
-        self._partition = -1
         self._ledger: Ledger | None = None
         self._epoch = 0
         self._caught_up = False
@@ -168,16 +188,11 @@ class KeepBalances(StatefulBatchLogic[Arrival, Changes, None]):
         return Changes(self._epoch, 1, caught_up=True)
 
     def _open(self, opened: Opened) -> Changes:
-        restored = opened.restored
-        context = self._context
-        self._ledger = Ledger(
-            context.policies, context.facts_remembered, self._admit, context.node_order, context.thresholds
-        )
-        self._ledger.restore(restored.records, restored.rewrite, self._context.wall_us())
+        restored, self._ledger = opened.restored, opened.ledger
         for topic, start in enumerate(opened.starts):
             self._ledger.passed(topic, start)
         self._ledger.catching_up = True
-        self._partition, self._epoch, self._caught_up = restored.partition, restored.epoch, False
+        self._epoch, self._caught_up = restored.epoch, False
         return Changes(restored.epoch, 1, opened=(restored, self._ledger))
 
     def _apply(self, ledger: Ledger, messages: list[Message]) -> Changes:
@@ -255,18 +270,3 @@ class KeepBalances(StatefulBatchLogic[Arrival, Changes, None]):
         if outcome is not None:
             self._context.stats.events[ItemSet][outcome] += 1
         return event
-
-    def _admit(self, sku: str, location: str | None) -> None:
-        """Keep out what cannot have a balance here; asked for new keys only, since known ones were checked before."""
-        refusal = check_names(sku, location)
-        if refusal is not None:
-            raise NotAdmitted(refusal)
-        home = partition_of(sku, self._context.partitions)
-        if home != self._partition:
-            raise NotAdmitted(
-                Refusal(
-                    "wrong_partition",
-                    f"sku {sku} belongs to partition {home} of {self._context.partitions}, not {self._partition}: "
-                    "the producer must use the murmur2 partitioner on the SKU",
-                )
-            )

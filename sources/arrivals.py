@@ -8,13 +8,15 @@ from confluent_kafka import Message
 
 from sources.restore import Restored
 from sources.settings_topic import RefusedSetting
+from stock.ledger import Ledger
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A partition is ours and restored; its inputs follow, each from its position in `starts`."""
+    """A partition is ours and restored, its ledger full; its inputs follow, each from its position in `starts`."""
 
     restored: Restored
+    ledger: Ledger
     starts: tuple[int, ...]
 
 

@@ -18,7 +18,8 @@ from schemas.state import CommitMetadata, decode_metadata, encode_metadata
 from sources.arrivals import Arrival, Batch, CaughtUp, Closed, Opened, SettingsRefused
 from sources.bounds import Bounds, LogBounds, committed_positions
 from sources.commits import Commits, Committed
-from sources.restore import Restored, Restorer
+from sources.filling import Filled, Fillings, NewLedger
+from sources.restore import Restorer
 from sources.settings_topic import RefusedSetting, SettingsTopic
 
 BATCH_MESSAGES = 2_000  # Per poll: large enough to conflate, small enough that one takes about 30 ms.
@@ -34,6 +35,10 @@ FETCH_PARTITION_BYTES = 8 * 1024 * 1024
 POLL_INTERVAL_MS_MAX = 60_000
 POLL_IDLE_S = 0.01  # Blocking here is what keeps an idle process idle.
 POLL_BUSY_S = 0.001  # While acknowledgements are expected, they should not wait for the next event.
+# Of a turn may go into restoring, so long may an event of a live partition wait for it; alone, only acknowledgements of
+# commits wait.
+RESTORE_S = 0.003
+RESTORE_ALONE_S = 0.1
 SETTINGS_INTERVAL_S = 0.05
 LAG_INTERVAL_S = 0.5
 BROKER_TIMEOUT_S = 10.0
@@ -143,6 +148,7 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
 
     Args:
         arrived: how many of the items passed on have reached the sink.
+        new_ledger: of a restored partition, see `sources.filling.Fillings`.
         die: ends the process at once, with whatever makes going on unsafe; never returns.
     """
 
@@ -153,6 +159,7 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
         restorer: Restorer,
         outgoing: Outgoing,
         arrived: Callable[[], int],
+        new_ledger: NewLedger,
         commits: Commits,
         die: Callable[[BaseException], NoReturn],
         clock: Callable[[], float],
@@ -167,7 +174,8 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
         self._catching_up: set[int] = set()
         self._backlog = 0
         self._held_back = False
-        self._restored: list[Restored] = []
+        self._fillings = Fillings(new_ledger, clock)
+        self._filled: list[Filled] = []
         self._bounds = LogBounds(options.client_config, options.topics)
         self._epoch = 0
         self._emitted = 0
@@ -205,8 +213,8 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
         if now - self._settings_at >= SETTINGS_INTERVAL_S:
             self._settings_at = now
             self._take_settings()
-        if self._restorer.busy or self._restored:
-            self._take_restored()
+        if self._is_restoring:
+            self._restore(now)
         if self.stop_requested:
             self._consumer.poll(0)
             if drained:
@@ -256,8 +264,12 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
         return {**config, "group.protocol": "classic", "partition.assignment.strategy": "range"}
 
     def _read(self) -> None:
-        busy = self._outgoing.waiting or self._restorer.busy or self._restored or self._pending
-        first = self._consumer.poll(POLL_BUSY_S if busy else POLL_IDLE_S)
+        if self._fillings.busy:
+            wait_s = 0.0
+        else:
+            busy = self._outgoing.waiting or self._is_restoring or self._pending
+            wait_s = POLL_BUSY_S if busy else POLL_IDLE_S
+        first = self._consumer.poll(wait_s)
         if first is not None:
             size = BACKLOG_MESSAGES if self._backlog >= BACKLOG else BATCH_MESSAGES
             self._pass_on([first, *self._consumer.consume(size, 0)])
@@ -343,18 +355,22 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
         if mine:
             self._pending.append((str(partition), SettingsRefused(assignment.epoch, mine)))
 
-    def _take_restored(self) -> None:
-        """Open one partition that has been restored and whose inputs' bounds are known.
+    @property
+    def _is_restoring(self) -> bool:
+        return bool(self._filled) or self._fillings.busy or self._restorer.busy
 
-        One per turn: filling a ledger with all that it remembers takes a second or more, in which no commit is answered
-        and no live partition is served. Several at once could outlast the lease.
-        """
-        for restored in self._restorer.step():
-            # Only now: what was told while the state was read, a renewal say, belongs to the replay too.
-            self._bounds.ask(restored.partition)
-            self._restored.append(restored)
-        not_yet, has_opened = list[Restored](), False
-        for restored in self._restored:
+    def _restore(self, now: float) -> None:
+        """Read and fill a little, and open the partitions that are restored and whose inputs' bounds are known."""
+        alone = not any(assignment.live for assignment in self._assignments.values())
+        for restored in self._restorer.step(hurry=alone):
+            self._fillings.add(restored)
+        for filled in self._fillings.step(now + (RESTORE_ALONE_S if alone else RESTORE_S)):
+            # Only now: what was told while it was restored, a renewal say, belongs to the replay too.
+            self._bounds.ask(filled.restored.partition)
+            self._filled.append(filled)
+        not_yet = list[Filled]()
+        for filled in self._filled:
+            restored = filled.restored
             assignment = self._assignments.get(restored.partition)
             if assignment is None or assignment.epoch != restored.epoch:
                 continue  # lost meanwhile, wholly or in part
@@ -362,12 +378,11 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
                 bounds = self._bounds.answer(restored.partition)
                 if bounds is not None:
                     self._resolve_positions(restored.partition, assignment, bounds)
-            if not has_opened and assignment.resolved and self._seek(assignment):
-                self._open(restored, assignment)
-                has_opened = True
+            if assignment.resolved and self._seek(assignment):
+                self._open(filled, assignment)
             else:
-                not_yet.append(restored)
-        self._restored = not_yet
+                not_yet.append(filled)
+        self._filled = not_yet
 
     def _seek(self, assignment: _Assignment) -> bool:
         """Move to positions other than those assigned; False while the client has not begun with a partition."""
@@ -399,7 +414,8 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
         self._consumer.incremental_assign([place])
         self._consumer.pause([place])
 
-    def _open(self, restored: Restored, assignment: _Assignment) -> None:
+    def _open(self, filled: Filled, assignment: _Assignment) -> None:
+        restored = filled.restored
         partition = restored.partition
         assignment.live = True
         self._catching_up.add(partition)
@@ -407,11 +423,11 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
             "partition_restored",
             partition=partition,
             generation=restored.generation,
-            records=len(restored.records),
+            records=filled.state_records,
             to_show=len(restored.shown),
         )
         starts = tuple(assignment.start[topic] for topic in self._options.topics)
-        self._pending.append((str(partition), Opened(restored, starts)))
+        self._pending.append((str(partition), Opened(restored, filled.ledger, starts)))
         self._owe_settings(partition, assignment, self._settings.refused)
         self._count_owned()
         self._commits.opened(self._clock())
@@ -576,6 +592,7 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
             if assignment is None:
                 continue
             self._restorer.abandon(partition)
+            self._fillings.abandon(partition)
             self._bounds.forget(partition)
             self._catching_up.discard(partition)
             self._commits.disown(partition)

@@ -20,7 +20,8 @@ METADATA_TIMEOUT_S = 10.0
 # Fetched ahead of the slices. The client's 64 MB would be used whole while live partitions take most of the turns.
 PREFETCH_KBYTES_MAX = 16_384
 PREFETCH_RETRY_MS = 5  # How long a full queue is left alone; the client's second would make a restore crawl.
-SLICE_MESSAGES = 5_000  # Read per turn while others wait; about 10 ms of work.
+SLICE_MESSAGES = 500  # Read per turn while events of live partitions wait; about a millisecond of work.
+SLICE_MESSAGES_ALONE = 5_000
 
 
 class RestoreFailed(Exception):
@@ -152,8 +153,8 @@ class Restorer:
             if self._consumer is not None:
                 self._to_unassign += [tp for tp in self._consumer.assignment() if tp.partition == partition]
 
-    def step(self) -> list[Restored]:
-        """Read one slice; the partitions that are complete come back.
+    def step(self, hurry: bool = False) -> list[Restored]:
+        """Read one slice, a larger one in a hurry; the partitions that are complete come back.
 
         Raises:
             RestoreFailed: state cannot be read; of this partition nothing was written by us.
@@ -165,7 +166,7 @@ class Restorer:
         self._assign()
         if self._consumer is None:
             return []
-        for message in self._consumer.consume(SLICE_MESSAGES, 0):
+        for message in self._consumer.consume(SLICE_MESSAGES_ALONE if hurry else SLICE_MESSAGES, 0):
             progress = self._progress.get(message.partition() or 0)
             if progress is None:
                 continue

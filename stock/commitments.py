@@ -14,6 +14,7 @@ from msgspec import structs
 
 from stock.doubts import Doubt, Thresholds, of_hold, of_line
 from stock.orders import Fact, Hold, OrderLine
+from stock.portions import in_portions
 from stock.times import HOUR_US
 
 ORDERS_PER_SKU_MAX = 100_000  # Holds and order lines remembered per SKU; more is a runaway client.
@@ -335,13 +336,14 @@ class Commitments:
         self._bind(sku, {order.location: order.open_units(self.clock_us)})
         self._bind_for(sku, order.channel, order.open_units(self.clock_us))
 
-    def restored(self) -> None:
-        """Balances and their counts are back, too."""
-        for sku, lines in self._lines.items():
-            for key in lines:
+    def restored(self) -> Iterator[None]:
+        """Balances and their counts are back, too; yields as `Ledger.restoring` does."""
+        for some in in_portions([(sku, key) for sku, lines in self._lines.items() for key in lines]):
+            for sku, key in some:
                 line = self._orders[key]
                 assert isinstance(line, OrderLine)
                 self._allocate_then({}, self._left_then(sku, line))
+            yield
 
     def rewrite(self, key: str) -> None:
         """Write this key again with the next flush: what stands on the topic is not ours."""

@@ -7,7 +7,7 @@ The ledger neither reads a clock nor does I/O. It says what happened by return v
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -69,6 +69,7 @@ from stock.events import (
 from stock.items import ACTIVE, Items, check_item, is_item_key
 from stock.network import NETWORK_PREFIX, Network, check_network
 from stock.policies import Policies
+from stock.portions import in_portions
 from stock.recent import Recent, Row, check_chunk
 from stock.requests import Requests
 from stock.supply import Supply, check_supply, inbound_key, is_supply_key, transfer_key
@@ -639,12 +640,20 @@ class Ledger:
         return records
 
     def restore(self, records: dict[str, bytes], rewrite: Iterable[str], now_us: int) -> None:
-        """Fill an empty ledger from the newest valid value of every state key.
+        """Fill an empty ledger at once; see `restoring`."""
+        for _ in self.restoring(records, rewrite, now_us):
+            pass
+
+    def restoring(self, records: dict[str, bytes], rewrite: Iterable[str], now_us: int) -> Iterator[None]:
+        """Fill an empty ledger from the newest valid value of every state key; it is of no use before the end.
 
         Args:
             records: packed values by state key, without the claim. The dictionary becomes the ledger's own.
             rewrite: keys whose newest record on the topic must be replaced by what is here.
             now_us: bounds the stored clock, which another machine may have set too far.
+
+        Yields:
+            After each portion of about a millisecond, so that others can be served in between.
         """
         totals = records.pop(OUTCOMES_KEY, None)
         if totals is not None:
@@ -654,44 +663,56 @@ class Ledger:
             self._replay_until = self.totals.positions.copy()
             # Counted is not committed: dead letters of what was counted may have been lost on their way.
             self.totals.positions = [0] * TOPIC_COUNT
-        chunks = []
+        chunks: list[tuple[int, bytes]] = []
         awaited: list[str] = []
-        decisions: dict[str, bytes] = {}
-        groups: dict[str, bytes] = {}
-        for key in [key for key in records if key.startswith("|") or "|\x1f" in key]:
-            packed = records.pop(key)
-            if key.startswith(JOURNAL_PREFIX):
-                chunks.append(packed)
-            elif key.startswith(ALERT_PREFIX):
-                self.alerts.restore(key, packed)
-            elif is_order_key(key):
-                self.commitments.restore(key, packed)
-            elif is_supply_key(key):
-                awaited += self.supply.restore(key, packed)
-            elif key.startswith(NETWORK_PREFIX):
-                self.network.restore(key, packed)
-            elif is_item_key(key):
-                self.items.restore(key, packed)
-            elif is_verdict_key(key):
-                decisions[key] = packed
-            elif is_echo_key(key):
-                groups[key] = packed
-        self.requests.restore(decisions, self._durable[_ORDERS])
+        decisions: list[tuple[str, bytes]] = []
+        groups: list[tuple[str, bytes]] = []
+        for keys in in_portions(list(records)):
+            for key in keys:
+                if not key.startswith("|") and "|\x1f" not in key:
+                    sku, _, location = key.partition("|")
+                    self._places.setdefault(location, sku)
+                    self.network.add(sku, key)
+                    continue
+                packed = records.pop(key)
+                if key.startswith(JOURNAL_PREFIX):
+                    chunks.append((int(key.removeprefix(JOURNAL_PREFIX)), packed))
+                elif key.startswith(ALERT_PREFIX):
+                    self.alerts.restore(key, packed)
+                elif is_order_key(key):
+                    self.commitments.restore(key, packed)
+                elif is_supply_key(key):
+                    awaited += self.supply.restore(key, packed)
+                elif key.startswith(NETWORK_PREFIX):
+                    self.network.restore(key, packed)
+                elif is_item_key(key):
+                    self.items.restore(key, packed)
+                elif is_verdict_key(key):
+                    decisions.append((key, packed))
+                elif is_echo_key(key):
+                    groups.append((key, packed))
+            yield
         self._idle = records
-        for key in records:
-            sku, _, location = key.partition("|")
-            self._places.setdefault(location, sku)
-            self.network.add(sku, key)
-        for key in awaited:
-            self._await(key)
-        self.commitments.restored()
-        for key, packed in groups.items():
-            self._restore_echo(key, packed)
+        for some in in_portions(decisions):
+            for key, packed in some:
+                self.requests.restore(key, packed, self._durable[_ORDERS])
+            yield
+        for keys in in_portions(awaited):
+            for key in keys:
+                self._await(key)
+            yield
+        yield from self.commitments.restored()
+        for some in in_portions(groups):
+            for key, packed in some:
+                self._restore_echo(key, packed)
+            yield
         for key in self.alerts.about:
             self._suspect(key)
-        self.recent.restore(chunks, self._restore_row)
-        for key in rewrite:
-            self.rewrite(key)
+        yield from self.recent.restoring(chunks, self._restore_row)
+        for keys in in_portions(list(rewrite)):
+            for key in keys:
+                self.rewrite(key)
+            yield
 
     # Inside
 

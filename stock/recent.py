@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 import msgspec
 from msgspec import Struct
 
+from stock.portions import in_portions
 from stock.times import HOUR_US
 
 HORIZON_US = 24 * HOUR_US  # A repeat arriving later than this after the original counts as a new fact.
@@ -40,6 +41,14 @@ class Chunk(Struct, array_like=True, gc=False):
     rows: list[Row]
 
 
+class _Head(Struct, array_like=True, gc=False):
+    """The first fields of a chunk, for which its rows need not be made."""
+
+    number: int
+    level: int
+    replaces: tuple[int, int]
+
+
 class _Kept(Struct, gc=False):
     number: int
     level: int
@@ -50,6 +59,7 @@ class _Kept(Struct, gc=False):
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Chunk)
+_head_decoder = msgspec.msgpack.Decoder(_Head)
 
 
 def check_chunk(packed: bytes, topics: int) -> None:
@@ -133,35 +143,49 @@ class Recent:
         """Write a chunk again, or its deletion, with the next cut: what stands on the topic is not ours."""
         self._rewrite.add(number)
 
-    def restore(self, packed: Iterable[bytes], counts: Callable[[Row], bool]) -> None:
-        """Take back the chunks of a restart.
+    def restore(self, packed: Iterable[tuple[int, bytes]], counts: Callable[[Row], bool]) -> None:
+        """Take back the chunks of a restart at once; see `restoring`."""
+        for _ in self.restoring(packed, counts):
+            pass
+
+    def restoring(self, packed: Iterable[tuple[int, bytes]], counts: Callable[[Row], bool]) -> Iterator[None]:
+        """Take back the chunks of a restart; yields as `Ledger.restoring` does.
 
         Args:
-            packed: every chunk on the topic, in any order.
+            packed: every chunk on the topic, in any order, by its number.
             counts: asked for each row, oldest first, whether its fact had its effect. If not, the fact comes again
                 and gets a new row, so the old one is dropped, here and on the topic: no fact may have two.
         """
-        chunks = sorted((_decoder.decode(value) for value in packed), key=lambda chunk: chunk.number)
-        replaced = [chunk.replaces for chunk in chunks if chunk.replaces[0] <= chunk.replaces[1]]
-        for chunk in chunks:
-            self._next_number = max(self._next_number, chunk.number + 1)
-            if any(first <= chunk.number <= last for first, last in replaced):
-                self._rewrite.add(chunk.number)  # its deletion was lost, and its successor will not stay for ever
+        replaced = []
+        chunks = sorted(packed)
+        for _, value in chunks:
+            first, last = _head_decoder.decode(value).replaces
+            if first <= last:
+                replaced.append((first, last))
+            yield
+        for number, value in chunks:
+            self._next_number = max(self._next_number, number + 1)
+            if any(first <= number <= last for first, last in replaced):
+                self._rewrite.add(number)  # its deletion was lost, and its successor will not stay for ever
                 continue
-            rows = [row for row in chunk.rows if counts(row)]
+            chunk, rows = _decoder.decode(value), []
+            for some in in_portions(chunk.rows):
+                rows += [row for row in some if counts(row)]
+                yield
             if len(rows) < len(chunk.rows):
-                self._rewrite.add(chunk.number)
+                self._rewrite.add(number)
                 chunk.rows = rows
+                value = _encoder.encode(chunk)
             # An empty one, too: a record lands before the balances that have the facts again, a deletion might not.
-            self._keep(chunk)
+            self._keep(chunk, value)
             self.newest_us = [max(pair) for pair in zip(self.newest_us, chunk.newest_us, strict=True)]
 
     def _take_number(self) -> int:
         self._next_number += 1
         return self._next_number - 1
 
-    def _keep(self, chunk: Chunk) -> bytes:
-        packed = _encoder.encode(chunk)
+    def _keep(self, chunk: Chunk, packed: bytes | None = None) -> bytes:
+        packed = packed or _encoder.encode(chunk)
         self._chunks.append(_Kept(chunk.number, chunk.level, len(chunk.rows), chunk.newest_us, packed))
         self._facts += len(chunk.rows)
         return packed

@@ -81,10 +81,9 @@ class Requests:
             return known
         return self.decide(event, known.offset, stamped_us, now_us)
 
-    def restore(self, decisions: dict[str, bytes], durable: int) -> None:
-        """Take back decisions by state key; holds must have been restored before. `durable`: as in `Verdicts`."""
-        for key, packed in decisions.items():
-            self.verdicts.restore(key, packed, self._heard, durable)
+    def restore(self, key: str, packed: bytes, durable: int) -> None:
+        """Take back a decision; holds must have been restored before. `durable`: as in `Verdicts`."""
+        self.verdicts.restore(key, packed, self._heard, durable)
 
     def _repeat(self, event: ReservationRequested, offset: int, stamped_us: int) -> Decision | None:
         """The answer by what stands promised to the reservation and line of a request already, if anything does."""

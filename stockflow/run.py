@@ -222,6 +222,7 @@ class Pipeline:
             Restorer(client, state, availability, letters, network, self.publisher.claim, around.writer, partitions),
             self.publisher,
             lambda: balances.handled,
+            self.context.new_ledger,
             self.commits,
             around.die,
             around.clock,

@@ -34,8 +34,9 @@ def raised(error: BaseException) -> NoReturn:
 def step(epoch: int) -> KeepBalances:
     """The step of a partition that was opened in this assignment."""
     topics = {topic.name: position for position, topic in enumerate(KEYED_INPUTS)}
-    logic = KeepBalances(BalanceContext(Policies(), topics, 1, 1_000, BalanceStats(), lambda: NOW_US, raised))
-    logic.on_batch([Opened(Restored(0, epoch, generation=1), (0,) * TOPIC_COUNT)])
+    context = BalanceContext(Policies(), topics, 1, 1_000, BalanceStats(), lambda: NOW_US, raised)
+    logic, restored = KeepBalances(context), Restored(0, epoch, generation=1)
+    logic.on_batch([Opened(restored, context.new_ledger(restored)[0], (0,) * TOPIC_COUNT)])
     return logic
 
 

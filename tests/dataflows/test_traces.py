@@ -54,7 +54,8 @@ class Line:
             Policies(), topics, 1, 1_000, BalanceStats(), lambda: us(self.now), _raise, traced, tracing=watcher
         )
         self._step = KeepBalances(context)
-        [change], _ = self._step.on_batch([Opened(Restored(0, 7, generation=1), (0,) * TOPIC_COUNT)])
+        restored = Restored(0, 7, generation=1)
+        [change], _ = self._step.on_batch([Opened(restored, context.new_ledger(restored)[0], (0,) * TOPIC_COUNT)])
         assert change.opened is not None
         self.outlet = Outlet(
             wire=self.wire,

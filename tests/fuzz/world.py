@@ -317,7 +317,10 @@ class World:
         self._generation += 1
         self._step = KeepBalances(self._context)
         restored = Restored(PARTITION, self._generation, self._generation, records)
-        [opened] = self._changes([Opened(restored, tuple(self._positions))])
+        ledger, portions = self._context.new_ledger(restored)
+        for _ in portions:
+            pass
+        [opened] = self._changes([Opened(restored, ledger, tuple(self._positions))])
         assert opened.opened is not None
         self.outlet = Outlet(
             wire=_Wire(self.log),

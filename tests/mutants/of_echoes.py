@@ -93,7 +93,7 @@ ECHOES = (
         "a_net_count_forgets_allocations",
         "rules: net counts",
         "After a restart what was allocated when a net count was taken is missing on hand.",
-        (LEDGER, "        self.commitments.restored()\n", ""),
+        (LEDGER, "        yield from self.commitments.restored()\n", ""),
         caught_by=NET_TESTS,
     ),
     bug(

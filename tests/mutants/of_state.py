@@ -289,13 +289,19 @@ STATE = (
         "replay_ends_before_the_claim",
         "section 7: expiry waits while catching up",
         "What was told between the assignment and the claim, a renewal say, counts as new.",
-        (SOURCE, "            self._bounds.ask(restored.partition)\n", ""),
+        (SOURCE, "            self._bounds.ask(filled.restored.partition)\n", ""),
         (
             SOURCE,
             "                self._restorer.start(partition, assignment.epoch, assignment.metadata)\n",
             "                self._restorer.start(partition, assignment.epoch, assignment.metadata)\n"
             "                self._bounds.ask(partition)\n",
         ),
+    ),
+    bug(
+        "ledgers_are_opened_half_full",
+        "section 7: takeovers",
+        "A ledger that is filled beside live partitions is taken for full after its first portion.",
+        ("sources/filling.py", "if next(filling.portions, _END) is _END:", "if next(filling.portions, _END) is None or 1:"),
     ),
     bug(
         "unknown_format_is_read",

@@ -324,7 +324,7 @@ STOCK = (
         "merged_chunks_count_twice",
         "rules: journal",
         "Chunks whose deletion was lost are taken back beside the chunk that replaced them.",
-        (RECENT, "if any(first <= chunk.number <= last for first, last in replaced):", "if False:"),
+        (RECENT, "if any(first <= number <= last for first, last in replaced):", "if False:"),
         caught_by="tests/stock/test_recent.py",
     ),
     bug(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -16,9 +16,19 @@ from sources.arrivals import Opened
 from sources.commits import Commits
 from sources.kafka import EventsReader, SourceOptions
 from sources.restore import Restored
+from stock.ledger import Ledger
+from stock.policies import Policies
 
 TOPICS = tuple(topic.name for topic in KEYED_INPUTS)
 PARTITIONS = 3
+
+
+PORTIONS = 2  # In which every ledger is filled.
+
+
+def new_ledger(restored: Restored) -> tuple[Ledger, Iterator[None]]:
+    """That nothing is left to fill is found out by asking for one more portion."""
+    return Ledger(Policies()), iter([None] * (PORTIONS - 1))
 
 
 class FakeConsumer:
@@ -28,6 +38,7 @@ class FakeConsumer:
 
     def __init__(self, config: dict[str, Any]) -> None:
         self.assign_callback: Callable[..., None] = lambda *_: None
+        self.lost_callback: Callable[..., None] = lambda *_: None
         self.resumed: list[int] = []
         self.paused: set[int] = set()
         self.timeouts_left = 0
@@ -35,8 +46,10 @@ class FakeConsumer:
         self.polls = 0
         FakeConsumer.made.append(self)
 
-    def subscribe(self, topics: list[str], *, on_assign: Callable[..., None], **_: Any) -> None:
-        self.assign_callback = on_assign
+    def subscribe(
+        self, topics: list[str], *, on_assign: Callable[..., None], on_lost: Callable[..., None], **_: Any
+    ) -> None:
+        self.assign_callback, self.lost_callback = on_assign, on_lost
 
     def committed(self, partitions: list[TopicPartition], timeout: float) -> list[TopicPartition]:
         if self.timeouts_left:
@@ -45,6 +58,8 @@ class FakeConsumer:
         return [TopicPartition(tp.topic, tp.partition, 0, metadata=self.metadata) for tp in partitions]
 
     def incremental_assign(self, partitions: list[TopicPartition]) -> None: ...
+
+    def incremental_unassign(self, partitions: list[TopicPartition]) -> None: ...
 
     def pause(self, partitions: list[TopicPartition]) -> None:
         self.paused |= {tp.partition for tp in partitions}
@@ -76,7 +91,7 @@ class FakeRestorer:
         self.committed[partition] = committed
         self._started.append(Restored(partition, epoch))
 
-    def step(self) -> list[Restored]:
+    def step(self, hurry: bool = False) -> list[Restored]:
         started, self._started = self._started, []
         return started
 
@@ -95,6 +110,8 @@ class FakeBounds:
 
     def answer(self, partition: int) -> dict[str, tuple[int, int]]:
         return dict.fromkeys(TOPICS, (0, 0))
+
+    def forget(self, partition: int) -> None: ...
 
 
 class FakeOutgoing:
@@ -139,6 +156,7 @@ def reader(monkeypatch: pytest.MonkeyPatch) -> EventsReader:
         FakeRestorer(),  # type: ignore[arg-type]
         FakeOutgoing(),  # type: ignore[arg-type]
         lambda: 0,
+        new_ledger,
         Commits(TOPICS, lease_s=30),
         die,  # type: ignore[arg-type]
         lambda: 0.0,
@@ -149,22 +167,61 @@ def reader(monkeypatch: pytest.MonkeyPatch) -> EventsReader:
     return made
 
 
-def test_partitions_restored_together_are_opened_one_per_turn(reader: EventsReader) -> None:
-    """Filling a ledger may take seconds: between two of them the group is polled, so commits are answered in time."""
+def opened_by(reader: EventsReader) -> list[str]:
+    """The partitions that a turn opens."""
+    return [partition for partition, arrival in reader.next_batch() if isinstance(arrival, Opened)]
+
+
+def test_ledgers_are_filled_little_by_little(reader: EventsReader, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Filling one may take seconds: in between the group is polled, so commits are answered and events served."""
+    monkeypatch.setattr("sources.filling.FILL_PORTIONS", 1)
     consumer = FakeConsumer.made[0]
     opened = []
-    for turn in range(1, PARTITIONS + 1):
-        opened.append([partition for partition, arrival in reader.next_batch() if isinstance(arrival, Opened)])
+    for turn in range(1, PORTIONS * PARTITIONS + 1):
+        opened.append(opened_by(reader))
         assert consumer.polls == turn
-    assert opened == [["0"], ["1"], ["2"]]
+    assert opened == [[], ["0"], [], ["1"], [], ["2"]]
     assert consumer.resumed == [0, 1, 2]
     assert reader.stats.owned == PARTITIONS
+
+
+def test_a_partition_lost_while_its_ledger_is_filled_is_not_opened(
+    reader: EventsReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of it is left when it comes back: it is read and filled from the start."""
+    monkeypatch.setattr("sources.filling.FILL_PORTIONS", 1)
+    consumer = FakeConsumer.made[0]
+    places = [TopicPartition(topic, 0) for topic in TOPICS]
+    assert opened_by(reader) == []
+    consumer.lost_callback(consumer, places)
+    assert [opened_by(reader) for _ in range(5)] == [[], ["1"], [], ["2"], []]
+    consumer.assign_callback(consumer, places)
+    assert [opened_by(reader) for _ in range(PORTIONS)] == [[], ["0"]]
+
+
+def test_time_for_filling_is_short_while_others_are_live(reader: EventsReader, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a turn may take of the time of live partitions is little; alone, a ledger is filled in one go."""
+    times = [0.0]
+
+    def clock() -> float:
+        times[0] += 0.01
+        return times[0]
+
+    monkeypatch.setattr(reader, "_clock", clock)
+    monkeypatch.setattr(reader._fillings, "_clock", clock)
+    assert opened_by(reader) == ["0", "1", "2"]
+    consumer = FakeConsumer.made[0]
+    for partition in (0, 1):
+        consumer.lost_callback(consumer, [TopicPartition(topic, partition) for topic in TOPICS])
+        consumer.assign_callback(consumer, [TopicPartition(topic, partition) for topic in TOPICS])
+    assert [opened_by(reader) for _ in range(2 * PORTIONS)] == [[], ["0"], [], ["1"]]
 
 
 def test_a_partition_that_opens_while_input_is_held_back_waits_with_the_others(
     reader: EventsReader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And all of them go on together once there is room again: none is forgotten (found by the simulator)."""
+    monkeypatch.setattr("sources.filling.FILL_PORTIONS", PORTIONS)
     consumer = FakeConsumer.made[0]
     reader.next_batch()
     assert consumer.paused == {1, 2}

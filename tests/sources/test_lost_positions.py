@@ -18,7 +18,7 @@ from sources.bounds import Bounds, LogBounds
 from sources.commits import Commits
 from sources.kafka import EventsReader, SourceFailed, SourceOptions
 from tests.services import Kafka
-from tests.sources.test_kafka_reader import FakeOutgoing, FakeRestorer, FakeSettings
+from tests.sources.test_kafka_reader import FakeOutgoing, FakeRestorer, FakeSettings, new_ledger
 
 TIMEOUT_S = 30.0
 
@@ -79,6 +79,7 @@ def opened_reader(config: dict[str, str], prefix: str, group: str, protocol: str
         FakeRestorer(),  # type: ignore[arg-type]
         FakeOutgoing(),  # type: ignore[arg-type]
         lambda: 0,
+        new_ledger,
         Commits(names, lease_s=3_600),
         die,  # type: ignore[arg-type]
         time.monotonic,

@@ -13,6 +13,7 @@ import sources.kafka
 from sources.commits import Commits
 from sources.kafka import EventsReader, SourceOptions
 from stockflow.logs import get
+from tests.sources.test_kafka_reader import new_ledger
 
 TOPICS = ("a", "b")
 TIMEOUT_S = 60.0
@@ -48,9 +49,10 @@ def test_committed_positions_that_cannot_be_read_end_the_process_at_once(monkeyp
     reader = EventsReader(
         SourceOptions(client, TOPICS, 4, "group", "classic", False),
         SimpleNamespace(poll=list, refused=[], newly_refused=list, close=lambda: None),
-        SimpleNamespace(busy=False, step=list, records_read=dict, abandon=lambda _: None, close=lambda: None),
+        SimpleNamespace(busy=False, step=lambda **_: [], records_read=dict, abandon=lambda _: None, close=lambda: None),
         outgoing(),
         lambda: 0,
+        new_ledger,
         Commits(TOPICS, 30.0),
         die,
         time.monotonic,
