@@ -1,12 +1,13 @@
 """Taking over a partition: read its state, claim it, read up to the claim and the tails of its outputs.
 
 Runs step by step beside live partitions, so a takeover never stops them. One consumer, assigned by hand, serves all
-partitions that are being restored.
+partitions that are being restored; it connects and leaves aside, which takes longer than a step may.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -90,6 +91,7 @@ class Restorer:
         claim: appends a claim record (partition, generation, count of partitions) to the state topic.
         writer: this process, unique per start.
         partitions: how many the topics have.
+        aside: does what would block a step.
     """
 
     def __init__(
@@ -102,12 +104,14 @@ class Restorer:
         claim: Callable[[int, int, int], None],
         writer: str,
         partitions: int,
+        aside: Executor,
     ) -> None:
         self._state, self._availability, self._letters = state_topic, availability_topic, dead_letters_topic
         self._network = network_topic
         self._claim = claim
         self._writer = writer
         self._partitions = partitions
+        self._aside = aside
         self._progress: dict[int, _Progress] = {}
         self._config = {
             **client_config,
@@ -120,13 +124,14 @@ class Restorer:
             "fetch.queue.backoff.ms": PREFETCH_RETRY_MS,
         }
         self._consumer: Consumer | None = None
+        self._connecting: Future[Consumer] | None = None
         self._to_assign: list[TopicPartition] = []
         self._to_unassign: list[TopicPartition] = []
 
     @property
     def busy(self) -> bool:
         """Whether a partition is being restored."""
-        return bool(self._progress) or self._consumer is not None
+        return bool(self._progress) or self._consumer is not None or self._connecting is not None
 
     def records_read(self) -> dict[int, int]:
         """State records read so far per partition that is being restored."""
@@ -188,11 +193,10 @@ class Restorer:
 
     def _assign(self) -> None:
         """Change the assignment at once for all partitions that are restored: each change costs a round trip."""
-        if self._to_assign and self._consumer is None:
-            self._consumer = Consumer(self._config)
-            for topic in (self._state, self._availability, self._letters, self._network):
-                # A client that does not know a topic yet waits half a second before it asks a second time.
-                self._consumer.list_topics(topic, timeout=METADATA_TIMEOUT_S)
+        if self._to_assign and self._consumer is None and self._connecting is None:
+            self._connecting = self._aside.submit(self._connected)
+        if self._connecting is not None and self._connecting.done():
+            self._consumer, self._connecting = self._connecting.result(), None
         if self._consumer is None:
             return
         if not self._progress:
@@ -206,10 +210,17 @@ class Restorer:
             self._consumer.incremental_assign(self._to_assign)
         self._to_assign, self._to_unassign = [], []
 
+    def _connected(self) -> Consumer:
+        """A client that knows the topics; one that does not waits half a second before it asks a second time."""
+        consumer = Consumer(self._config)
+        for topic in (self._state, self._availability, self._letters, self._network):
+            consumer.list_topics(topic, timeout=METADATA_TIMEOUT_S)
+        return consumer
+
     def _rest(self) -> None:
         self._to_assign, self._to_unassign = [], []
         if self._consumer is not None:
-            self._consumer.close()
+            self._aside.submit(self._consumer.close)
             self._consumer = None
 
     def _end_or_fail(self, progress: _Progress, message: Message) -> None:

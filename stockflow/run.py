@@ -10,6 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -116,6 +117,7 @@ class Surroundings:
         die: ends the process at once; never returns.
         log: a named structured logger.
         view_store, network_store: where the Redis views of availability and of networks stand.
+        aside: does what the worker must not wait for.
         spans: tells a collector of batches; None if nobody asked for it.
     """
 
@@ -126,6 +128,7 @@ class Surroundings:
     log: Callable[[str], Any]
     view_store: ViewStore
     network_store: ViewStore
+    aside: Executor
     spans: BatchSpans | None = None
 
 
@@ -143,7 +146,8 @@ def real_surroundings(settings: Settings) -> Surroundings:
     spans = None
     if settings.export_spans:
         spans = open_spans(__version__, writer, settings.group_id, time.monotonic, logs.get("stockflow.tracing"))
-    return Surroundings(writer, time.monotonic, _wall_us, _die, logs.get, *stores, spans)
+    aside = ThreadPoolExecutor(1, "aside")
+    return Surroundings(writer, time.monotonic, _wall_us, _die, logs.get, *stores, aside, spans)
 
 
 class Pipeline:
@@ -219,7 +223,17 @@ class Pipeline:
                 settings.accept_lost_input,
             ),
             self.settings_topic,
-            Restorer(client, state, availability, letters, network, self.publisher.claim, around.writer, partitions),
+            Restorer(
+                client,
+                state,
+                availability,
+                letters,
+                network,
+                self.publisher.claim,
+                around.writer,
+                partitions,
+                around.aside,
+            ),
             self.publisher,
             lambda: balances.handled,
             self.context.new_ledger,

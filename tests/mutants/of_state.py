@@ -301,7 +301,11 @@ STATE = (
         "ledgers_are_opened_half_full",
         "section 7: takeovers",
         "A ledger that is filled beside live partitions is taken for full after its first portion.",
-        ("sources/filling.py", "if next(filling.portions, _END) is _END:", "if next(filling.portions, _END) is None or 1:"),
+        (
+            "sources/filling.py",
+            "if next(filling.portions, _END) is _END:",
+            "if next(filling.portions, _END) is None or 1:",
+        ),
     ),
     bug(
         "unknown_format_is_read",

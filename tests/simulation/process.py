@@ -17,6 +17,7 @@ from sinks.view_store import NETWORK_MARKER_PREFIX, NETWORK_PREFIX
 from sources.arrivals import Arrival, Opened
 from stockflow.run import Pipeline, Surroundings
 from stockflow.settings import Settings
+from tests.at_once import AtOnce
 from tests.simulation.clients import Crash, Host, SimAdmin, SimConsumer, SimProducer
 from tests.simulation.redis import SimRedis, SimStore
 
@@ -97,6 +98,7 @@ class Process:
             lambda _name: self.log,
             SimStore(host, server),
             SimStore(host, server, NETWORK_PREFIX, NETWORK_MARKER_PREFIX),
+            AtOnce(),
         )
         self.withheld: dict[int, set[str]] = {}  # by partition the keys in its tail as it was taken over
         self._begin(lambda: self._build(settings, around, pending_max))

@@ -12,6 +12,7 @@ from schemas.topics import AVAILABILITY, DEAD_LETTERS, KEYED_INPUTS, NETWORK_AVA
 from sources.restore import PartitionsChanged, Restored, RestoreFailed, Restorer
 from stock.balance import Balance, pack
 from stock.ledger import TOPIC_COUNT
+from tests.at_once import AtOnce
 from tests.simulation.clients import Host, Troubles
 from tests.simulation.kafka import Broker, Group, Timeline
 from tests.simulation.process import simulated_clients
@@ -56,7 +57,7 @@ def take_over(
         append_claim(broker, generation, "me", partitions)
 
     names = [topic.name for topic in OUTPUTS]
-    restorer = Restorer({"client.id": "here"}, *names, claim, "me", 1)
+    restorer = Restorer({"client.id": "here"}, *names, claim, "me", 1, AtOnce())
     restorer.start(0, 1, committed)
     for _ in range(TURNS_MAX):
         for restored in restorer.step():

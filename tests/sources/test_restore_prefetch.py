@@ -8,6 +8,7 @@ import pytest
 
 from sources import restore
 from sources.restore import Restorer
+from tests.at_once import AtOnce
 
 
 class Refused(Exception):
@@ -23,7 +24,7 @@ def test_a_restore_fetches_little_ahead_of_its_slices(monkeypatch: pytest.Monkey
         raise Refused
 
     monkeypatch.setattr(restore, "Consumer", consumer)
-    restorer = Restorer({}, "state", "availability", "letters", "network", lambda *_: None, "me", 1)
+    restorer = Restorer({}, "state", "availability", "letters", "network", lambda *_: None, "me", 1, AtOnce())
     restorer.start(0, 1, None)
     with pytest.raises(Refused):
         restorer.step()

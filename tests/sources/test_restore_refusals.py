@@ -13,6 +13,7 @@ from schemas.state import CLAIM_KEY, Claim, UnknownFormat, encode_claim, seal
 from schemas.topics import AVAILABILITY, DEAD_LETTERS, NETWORK_AVAILABILITY, STOCK_STATE
 from sources.claims import refuse_changed_partitions
 from sources.restore import PartitionsChanged, Restored, RestoreFailed, Restorer
+from tests.at_once import AtOnce
 from tests.services import Kafka
 from tests.upgrades.golden import FOLDER, read
 
@@ -53,7 +54,7 @@ class Place:
             self.append((CLAIM_KEY, encode_claim(Claim(generation, "me", of))), partition=partition)
 
         names = (self.prefix + topic.name for topic in (STOCK_STATE, AVAILABILITY, DEAD_LETTERS, NETWORK_AVAILABILITY))
-        restorer = Restorer(self.config, *names, claim, "me", partitions)
+        restorer = Restorer(self.config, *names, claim, "me", partitions, AtOnce())
         restorer.start(partition, 1, None)
         deadline = time.monotonic() + TIMEOUT_S
         try:
