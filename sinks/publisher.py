@@ -32,6 +32,7 @@ LINGER_LONGER_MS = 5.0
 IN_FLIGHT_MAX = 200_000  # Records sent and not acknowledged; beyond this no input is read. About 150 MB.
 SWEEP_S = 0.002  # Of a turn may go into looking at keys again after rules changed, so long may an event wait for it.
 SWEEP_PORTIONS = 20  # ... and so many portions of keys.
+SWEEP_IN_FLIGHT_MAX = 200  # ... while no more records than this wait for their acknowledgement: events go behind them.
 # How often partitions are asked what has become due. What facts change is sent with them, and acknowledgements are
 # looked at in each turn, of which there are thousands a second.
 DUE_INTERVAL_S = 0.002
@@ -290,7 +291,7 @@ class Publisher:
         until = now + SWEEP_S
         for partition in sorted(self.outlets, key=lambda at: (at <= self._swept, at)):
             outlet, portions = self.outlets[partition], 0
-            while self.has_room and portions < SWEEP_PORTIONS and outlet.sweep():
+            while self._is_calm and portions < SWEEP_PORTIONS and outlet.sweep():
                 outlet.publish(now, now_us)
                 portions += 1
                 if self._clock() >= until:
@@ -303,6 +304,10 @@ class Publisher:
     def has_room(self) -> bool:
         """Whether more input may be read."""
         return sum(map(len, self._producers)) < IN_FLIGHT_MAX
+
+    @property
+    def _is_calm(self) -> bool:
+        return len(self._outputs) + len(self._networks) < SWEEP_IN_FLIGHT_MAX
 
     @property
     def waiting(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -66,6 +67,7 @@ class Fillings:
             if next(filling.portions, _END) is _END:
                 full.append(filling.filled)
                 del self._fillings[partition]
+        gc.freeze()  # All of it is there to stay: a look for cycles in it would hold up everything.
         return full
 
 

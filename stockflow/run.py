@@ -55,8 +55,9 @@ VIEW_FLUSH_TIMEOUT_S = 3.0
 NETWORK_GATHER_S = 0.01  # Each writing takes the interpreter from the worker, and availability is what is waited for.
 DYING_TIMEOUT_S = 2.0
 KAFKA_LOG_INTERVAL_S = 10.0  # Per client and kind of message.
-# Almost nothing here is cyclic, while every batch makes thousands of objects: look for cycles seldom.
-GC_THRESHOLDS = (200_000, 50, 1_000)
+# Almost nothing here is cyclic, while every batch makes thousands of objects: look for cycles seldom, and among the new
+# objects only. With all that a process remembers, a look at everything stands still for seconds.
+GC_THRESHOLD = 50_000
 _ADVICE: Mapping[type, str] = {UnknownFormat: "start a stockflow that is at least as new as the one that wrote it"}
 
 log = logs.get("stockflow.run")
@@ -92,7 +93,8 @@ def run(settings: Settings) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: pipeline.request_stop())
     gc.freeze()
-    gc.set_threshold(*GC_THRESHOLDS)
+    gc.set_threshold(GC_THRESHOLD)
+    gc.callbacks.append(look_once)
     try:
         run_main(build(pipeline.reader, pipeline.context, pipeline.publisher))  # type: ignore[no-untyped-call]
     except BaseException as error:  # noqa: BLE001 - whatever it is, nothing more may be produced
@@ -100,6 +102,12 @@ def run(settings: Settings) -> int:
     pipeline.stop()
     log.info("stopped")
     return FINE
+
+
+def look_once(phase: str, _info: object) -> None:
+    """A callback of the garbage collector: what outlives one look for cycles is not looked at again."""
+    if phase == "stop":
+        gc.freeze()
 
 
 class NotReady(Exception):
