@@ -356,7 +356,7 @@ class Outlet:
         self._due: list[tuple[float, str]] = []  # a heap
         self._sweeps: deque[_Sweep] = deque()
         self._cut: _Cut | None = None
-        self._cut_at = 0.0
+        self.cut_at = 0.0  # when the last cut was made
         self._cut_wanted_at: float | None = None
         self._complete_at = 0.0
         self._committed: tuple[int, ...] | None = None
@@ -616,7 +616,7 @@ class Outlet:
         )
         answers, self.ledger.answers = self.ledger.answers, []
         self.network.mark(self._waiting)
-        self._cut_at, self._cut_wanted_at = now, None
+        self.cut_at, self._cut_wanted_at = now, None
         # What a restart must show again stays in its tail until it has been shown.
         tail_start = self._tail_start if self._shown else self.availability_stream.next_offset
         # Likewise the letters of records that have not been read again yet: the next owner must not send them twice.
@@ -648,7 +648,7 @@ class Outlet:
         ledger = self.ledger
         if self._cut is not None or self.has_gap:
             return False
-        if now < self._cut_at + (min(interval_s, ANSWER_INTERVAL_S) if ledger.answers else interval_s):
+        if now < self.cut_at + (min(interval_s, ANSWER_INTERVAL_S) if ledger.answers else interval_s):
             return False
         unsaved = ledger.unsaved and now >= self._complete_at + COMPLETE_INTERVAL_S
         if not (ledger.dirty or ledger.answers or unsaved or tuple(ledger.totals.positions) != self._committed):

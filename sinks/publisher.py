@@ -30,12 +30,14 @@ from stock.ledger import Ledger
 # Of networks and state, for which nobody waits by the millisecond: less than half of the requests where much happens.
 LINGER_LONGER_MS = 5.0
 IN_FLIGHT_MAX = 200_000  # Records sent and not acknowledged; beyond this no input is read. About 150 MB.
-SWEEP_S = 0.002  # Of a turn may go into looking at keys again after rules changed, so long may an event wait for it.
+SWEEP_S = 0.001  # Of a turn may go into looking at keys again after rules changed, so long may an event wait for it.
 SWEEP_PORTIONS = 20  # ... and so many portions of keys.
-SWEEP_IN_FLIGHT_MAX = 200  # ... while no more records than this wait for their acknowledgement: events go behind them.
+SWEEP_IN_FLIGHT_MAX = 10  # ... while no more records than this wait for their acknowledgement: events go behind them,
+SWEEP_WAIT_S = 0.02  # ... but one portion after this time, whatever waits: rules must reach every key under any load.
 # How often partitions are asked what has become due. What facts change is sent with them, and acknowledgements are
 # looked at in each turn, of which there are thousands a second.
 DUE_INTERVAL_S = 0.002
+CUT_S = 0.002  # Of a turn may go into beginning cuts, and each in itself takes about as long where much has changed.
 CHECK_INTERVAL_S = 1.0  # How often the ends of our own outputs are compared with what was acknowledged.
 CHECK_TIMEOUT_S = 10.0
 
@@ -175,7 +177,8 @@ class Publisher:
         self._admin = AdminClient(self._client_config)
         self._checked_at = 0.0
         self._due_at = float("-inf")
-        self._swept = -1  # the partition of which keys were looked at last
+        self._swept = -1  # the partition of which keys were looked at last, and when
+        self._swept_at = float("-inf")
         self._check: tuple[dict[TopicPartition, Future[Any]], dict[tuple[str, int], int]] | None = None
 
     # What the flow calls
@@ -281,23 +284,33 @@ class Publisher:
             if outlet.ledger.touched or outlet.ledger.items_changed or outlet.network.touched:
                 outlet.publish(now, now_us)
             outlet.publish_due(now, now_us)
-            if cuts_allowed and outlet.cut_due(now, self._pace.commit_interval_s):
-                outlet.cut(now)
+        if cuts_allowed:
+            self._cut(now)
         if any(outlet.sweeping for outlet in self.outlets.values()):
             self._sweep(now, now_us)
 
+    def _cut(self, now: float) -> None:
+        """Cut what is due, longest ago first; what takes long is left to the next turns, unless answers wait for it."""
+        due = [outlet for outlet in self.outlets.values() if outlet.cut_due(now, self._pace.commit_interval_s)]
+        until = now + CUT_S
+        for outlet in sorted(due, key=lambda outlet: outlet.cut_at):
+            if outlet.ledger.answers or self._clock() < until:
+                outlet.cut(now)
+
     def _sweep(self, now: float, now_us: int) -> None:
         """Look at some more keys after rules changed, partition by partition, for as long as events hardly notice."""
+        if not self._is_calm and now < self._swept_at + SWEEP_WAIT_S:
+            return
         until = now + SWEEP_S
         for partition in sorted(self.outlets, key=lambda at: (at <= self._swept, at)):
             outlet, portions = self.outlets[partition], 0
-            while self._is_calm and portions < SWEEP_PORTIONS and outlet.sweep():
+            while self.has_room and portions < SWEEP_PORTIONS and outlet.sweep():
                 outlet.publish(now, now_us)
                 portions += 1
-                if self._clock() >= until:
+                if self._clock() >= until or not self._is_calm:
                     break
             if portions:
-                self._swept = partition
+                self._swept, self._swept_at = partition, now
                 return
 
     @property
