@@ -523,6 +523,11 @@ class Outlet:
             waiting.locations, waiting.all_keys, waiting.cause = {}, True, cause
 
     @property
+    def sent(self) -> int:
+        """Availability and network records sent so far."""
+        return self.availability_stream.sent + self.network.stream.sent
+
+    @property
     def sweeping(self) -> int:
         """Changes of the rules that are not looked at wholly."""
         return len(self._sweeps)

@@ -30,10 +30,15 @@ from stock.ledger import Ledger
 # Of networks and state, for which nobody waits by the millisecond: less than half of the requests where much happens.
 LINGER_LONGER_MS = 5.0
 IN_FLIGHT_MAX = 200_000  # Records sent and not acknowledged; beyond this no input is read. About 150 MB.
-SWEEP_S = 0.001  # Of a turn may go into looking at keys again after rules changed, so long may an event wait for it.
-SWEEP_PORTIONS = 20  # ... and so many portions of keys.
-SWEEP_IN_FLIGHT_MAX = 10  # ... while no more records than this wait for their acknowledgement: events go behind them,
-SWEEP_WAIT_S = 0.02  # ... but one portion after this time, whatever waits: rules must reach every key under any load.
+SWEEP_S = 0.002  # Of a turn may go into looking at keys again after rules changed, so long may an event wait for it,
+SWEEP_PORTIONS = (
+    20  # ... and so many portions of keys. What a portion has to say goes before the events that follow, so
+)
+# the next one comes after a pause, and a longer one while more than so many records wait for their acknowledgement. It
+# comes under any load, since rules must reach every key.
+SWEEP_PAUSE_S = 0.01
+SWEEP_LONG_PAUSE_S = 0.02
+SWEEP_IN_FLIGHT_MAX = 10
 # How often partitions are asked what has become due. What facts change is sent with them, and acknowledgements are
 # looked at in each turn, of which there are thousands a second.
 DUE_INTERVAL_S = 0.002
@@ -177,8 +182,8 @@ class Publisher:
         self._admin = AdminClient(self._client_config)
         self._checked_at = 0.0
         self._due_at = float("-inf")
-        self._swept = -1  # the partition of which keys were looked at last, and when
-        self._swept_at = float("-inf")
+        self._swept = -1  # the partition of which keys were looked at last
+        self._said_at = float("-inf")  # when such keys had something to say
         self._check: tuple[dict[TopicPartition, Future[Any]], dict[tuple[str, int], int]] | None = None
 
     # What the flow calls
@@ -299,18 +304,21 @@ class Publisher:
 
     def _sweep(self, now: float, now_us: int) -> None:
         """Look at some more keys after rules changed, partition by partition, for as long as events hardly notice."""
-        if not self._is_calm and now < self._swept_at + SWEEP_WAIT_S:
+        if now < self._said_at + (SWEEP_PAUSE_S if self._is_calm else SWEEP_LONG_PAUSE_S):
             return
         until = now + SWEEP_S
         for partition in sorted(self.outlets, key=lambda at: (at <= self._swept, at)):
             outlet, portions = self.outlets[partition], 0
+            before = outlet.sent
             while self.has_room and portions < SWEEP_PORTIONS and outlet.sweep():
                 outlet.publish(now, now_us)
                 portions += 1
-                if self._clock() >= until or not self._is_calm:
+                if self._clock() >= until or outlet.sent != before:
                     break
             if portions:
-                self._swept, self._swept_at = partition, now
+                self._swept = partition
+                if outlet.sent != before:
+                    self._said_at = now
                 return
 
     @property

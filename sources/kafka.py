@@ -37,7 +37,7 @@ POLL_IDLE_S = 0.01  # Blocking here is what keeps an idle process idle.
 POLL_BUSY_S = 0.001  # While acknowledgements are expected, they should not wait for the next event.
 # Of a turn may go into restoring, so long may an event of a live partition wait for it; alone, only acknowledgements of
 # commits wait.
-RESTORE_S = 0.003
+RESTORE_S = 0.002
 RESTORE_ALONE_S = 0.1
 SETTINGS_INTERVAL_S = 0.05
 LAG_INTERVAL_S = 0.5

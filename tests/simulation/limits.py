@@ -15,7 +15,6 @@ SMALL_LIMITS: tuple[tuple[str, str, float], ...] = (
     ("stock.portions", "PORTION", 3),
     ("sinks.outlet", "SWEEP_KEYS", 1),
     ("sinks.publisher", "SWEEP_PORTIONS", 1),
-    ("sinks.publisher", "SWEEP_IN_FLIGHT_MAX", 2),
     ("sinks.outlet", "COMPLETE_INTERVAL_S", 0.5),
     ("stock.ledger", "ACTIVE_MAX", 2),
     ("stock.network", "LOCATIONS_SUMMED_MAX", 4),

@@ -6,14 +6,17 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
 
-from sinks.publisher import SWEEP_PORTIONS, SWEEP_S, SWEEP_WAIT_S, Publisher
+import pytest
+
+from sinks.publisher import SWEEP_LONG_PAUSE_S, SWEEP_PAUSE_S, SWEEP_PORTIONS, SWEEP_S, Publisher
 
 
 class Partition:
-    """One partition's outlet as far as sweeps go: so many portions are left to look at."""
+    """One partition's outlet as far as sweeps go: so many portions are left to look at, which have something to say."""
 
-    def __init__(self, portions: int) -> None:
-        self.left, self.swept = portions, 0
+    def __init__(self, portions: int, says: bool = False) -> None:
+        self.left, self.swept, self.sent = portions, 0, 0
+        self._says = says
 
     def sweep(self) -> bool:
         if not self.left:
@@ -24,6 +27,7 @@ class Partition:
 
     def publish(self, *_: object) -> None:
         """What it found."""
+        self.sent += self._says
 
 
 def turn(outlets: dict[int, Partition], clock: list[float], portion_s: float, swept: int) -> int:
@@ -42,9 +46,7 @@ def turn(outlets: dict[int, Partition], clock: list[float], portion_s: float, sw
 
 def publisher_of(outlets: dict[int, Partition], now: Callable[[], float], calm: bool) -> SimpleNamespace:
     """What a publisher needs for its sweeps; `calm`: hardly anything waits for its acknowledgement."""
-    return SimpleNamespace(
-        outlets=outlets, has_room=True, _clock=now, _swept=-1, _swept_at=float("-inf"), _is_calm=calm
-    )
+    return SimpleNamespace(outlets=outlets, has_room=True, _clock=now, _swept=-1, _said_at=float("-inf"), _is_calm=calm)
 
 
 def test_rules_that_keep_changing_do_not_keep_a_partition_from_being_looked_at() -> None:
@@ -67,11 +69,12 @@ def test_a_turn_looks_no_longer_than_events_may_wait() -> None:
     assert (slow[0].swept, fast[0].swept) == (1, SWEEP_PORTIONS)
 
 
-def test_events_go_before_keys_that_are_looked_at_again_and_never_keep_them_waiting_for_long() -> None:
-    """While acknowledgements are awaited there is one portion each 20 ms, under any load."""
-    outlets, now = {0: Partition(1_000)}, 0.0
-    publisher = publisher_of(outlets, lambda: now, calm=False)
+@pytest.mark.parametrize(("calm", "pause_s"), [(True, SWEEP_PAUSE_S), (False, SWEEP_LONG_PAUSE_S)])
+def test_events_go_before_keys_that_have_something_to_say(calm: bool, pause_s: float) -> None:
+    """One portion of them comes after a pause, a longer one while acknowledgements are awaited, under any load."""
+    outlets, now = {0: Partition(1_000, says=True)}, 0.0
+    publisher = publisher_of(outlets, lambda: now, calm)
     for turn_ms in range(1_000):
         now = turn_ms / 1_000
         Publisher._sweep(cast(Any, publisher), now, 0)
-    assert outlets[0].swept == round(1 / SWEEP_WAIT_S)
+    assert outlets[0].swept == pytest.approx(1 / pause_s, abs=1)
