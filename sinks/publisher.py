@@ -30,12 +30,11 @@ from stock.ledger import Ledger
 # Of networks and state, for which nobody waits by the millisecond: less than half of the requests where much happens.
 LINGER_LONGER_MS = 5.0
 IN_FLIGHT_MAX = 200_000  # Records sent and not acknowledged; beyond this no input is read. About 150 MB.
-SWEEP_S = 0.002  # Of a turn may go into looking at keys again after rules changed, so long may an event wait for it,
-SWEEP_PORTIONS = (
-    20  # ... and so many portions of keys. What a portion has to say goes before the events that follow, so
-)
-# the next one comes after a pause, and a longer one while more than so many records wait for their acknowledgement. It
-# comes under any load, since rules must reach every key.
+# Of a turn so much may go into looking at keys again after rules changed, and so many portions of keys. What a portion
+# has to say goes before the events that follow, so the next one comes after a pause, a longer one while more than so
+# many records wait for their acknowledgement. It comes under any load: rules must reach every key.
+SWEEP_S = 0.002
+SWEEP_PORTIONS = 20
 SWEEP_PAUSE_S = 0.01
 SWEEP_LONG_PAUSE_S = 0.02
 SWEEP_IN_FLIGHT_MAX = 10

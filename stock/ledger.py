@@ -663,7 +663,7 @@ class Ledger:
             self._replay_until = self.totals.positions.copy()
             # Counted is not committed: dead letters of what was counted may have been lost on their way.
             self.totals.positions = [0] * TOPIC_COUNT
-        chunks: list[tuple[int, bytes]] = []
+        chunks: list[bytes] = []
         awaited: list[str] = []
         decisions: list[tuple[str, bytes]] = []
         groups: list[tuple[str, bytes]] = []
@@ -676,7 +676,7 @@ class Ledger:
                     continue
                 packed = records.pop(key)
                 if key.startswith(JOURNAL_PREFIX):
-                    chunks.append((int(key.removeprefix(JOURNAL_PREFIX)), packed))
+                    chunks.append(packed)
                 elif key.startswith(ALERT_PREFIX):
                     self.alerts.restore(key, packed)
                 elif is_order_key(key):

@@ -38,9 +38,8 @@ from stock.terms import NetworkTerms
 ALL_CHANNELS = "*"
 ONE_CHANNEL = (ALL_CHANNELS,)
 LOCATIONS_SUMMED_MAX = 5_000  # Locations whose part in the sums is kept per partition; about 400 bytes each.
-PACKED_FROM = (
-    4  # Locations of a SKU from which on its sums rest packed, at about 30 bytes each; fewer are looked at anew.
-)
+# Locations of a SKU from which on its sums rest packed, at about 40 bytes each in all; fewer are quickly summed again.
+PACKED_FROM = 4
 
 # Stored. State keys of the partition: what was last published of `sku|channel`. Programs that do not know them leave
 # them alone, as all keys that begin with a bar.

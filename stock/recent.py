@@ -143,27 +143,28 @@ class Recent:
         """Write a chunk again, or its deletion, with the next cut: what stands on the topic is not ours."""
         self._rewrite.add(number)
 
-    def restore(self, packed: Iterable[tuple[int, bytes]], counts: Callable[[Row], bool]) -> None:
+    def restore(self, packed: Iterable[bytes], counts: Callable[[Row], bool]) -> None:
         """Take back the chunks of a restart at once; see `restoring`."""
         for _ in self.restoring(packed, counts):
             pass
 
-    def restoring(self, packed: Iterable[tuple[int, bytes]], counts: Callable[[Row], bool]) -> Iterator[None]:
+    def restoring(self, packed: Iterable[bytes], counts: Callable[[Row], bool]) -> Iterator[None]:
         """Take back the chunks of a restart; yields as `Ledger.restoring` does.
 
         Args:
-            packed: every chunk on the topic, in any order, by its number.
+            packed: every chunk on the topic, in any order.
             counts: asked for each row, oldest first, whether its fact had its effect. If not, the fact comes again
                 and gets a new row, so the old one is dropped, here and on the topic: no fact may have two.
         """
+        chunks: dict[int, bytes] = {}
         replaced = []
-        chunks = sorted(packed)
-        for _, value in chunks:
-            first, last = _head_decoder.decode(value).replaces
-            if first <= last:
-                replaced.append((first, last))
+        for value in packed:
+            head = _head_decoder.decode(value)
+            chunks[head.number] = value
+            if head.replaces[0] <= head.replaces[1]:
+                replaced.append(head.replaces)
             yield
-        for number, value in chunks:
+        for number, value in sorted(chunks.items()):
             self._next_number = max(self._next_number, number + 1)
             if any(first <= number <= last for first, last in replaced):
                 self._rewrite.add(number)  # its deletion was lost, and its successor will not stay for ever

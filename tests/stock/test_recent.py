@@ -44,7 +44,7 @@ def restored(topic: Topic, counts: Callable[[Row], bool] = lambda _: True) -> tu
         shown.append(one)
         return counts(one)
 
-    recent.restore(reversed(list(topic.items())), take)
+    recent.restore(reversed(list(topic.values())), take)
     return recent, shown
 
 
