@@ -68,6 +68,8 @@ class _PublishPart(StatelessSinkPartition[tuple[str, Changes]]):
         if changes.closed:
             # The loss itself has closed the outlet, unless its opening was still on the way here.
             self._publisher.lose(partition, changes.epoch)
+        if changes.gone is not None:
+            changes.gone.discard()
         if changes.traced_batch is not None and self._context.tracing is not None:
             self._context.tracing.processed(partition, changes.traced_batch, self._context.wall_us())
         self._context.stats.handled += changes.arrivals

@@ -40,6 +40,7 @@ class Changes:
     opened: tuple[Restored, Ledger] | None = None
     caught_up: bool = False
     closed: bool = False
+    gone: Ledger | None = None  # of the assignment that was closed
     traces: Mapping[tuple[str, str], Trace] = field(default_factory=dict)  # of its events, by their source and id
     traced_batch: TracedBatch | None = None
 
@@ -86,17 +87,19 @@ class BalanceContext:
     def new_ledger(self, restored: Restored) -> tuple[Ledger, Iterator[None]]:
         """An empty ledger for a restored partition, and what fills it portion by portion."""
 
+        partition = restored.partition
+
         def admit(sku: str, location: str | None) -> None:
             """Keep out what cannot have a balance here; asked for new keys only: known ones were checked before."""
             refusal = check_names(sku, location)
             if refusal is not None:
                 raise NotAdmitted(refusal)
             home = partition_of(sku, self.partitions)
-            if home != restored.partition:
+            if home != partition:
                 raise NotAdmitted(
                     Refusal(
                         "wrong_partition",
-                        f"sku {sku} belongs to partition {home} of {self.partitions}, not {restored.partition}: "
+                        f"sku {sku} belongs to partition {home} of {self.partitions}, not {partition}: "
                         "the producer must use the murmur2 partitioner on the SKU",
                     )
                 )
@@ -172,9 +175,10 @@ class KeepBalances(StatefulBatchLogic[Arrival, Changes, None]):
         if isinstance(arrival, Opened):
             return self._open(arrival)
         if isinstance(arrival, Closed):
+            gone = None
             if arrival.epoch == self._epoch:
-                self._ledger = None
-            return Changes(arrival.epoch, 1, closed=True)
+                gone, self._ledger = self._ledger, None
+            return Changes(arrival.epoch, 1, closed=True, gone=gone)
         if arrival.epoch != self._epoch or self._ledger is None:
             return Changes(arrival.epoch, 1)
         if isinstance(arrival, Batch):

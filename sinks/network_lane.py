@@ -159,6 +159,12 @@ class NetworkLane:
         if self._mark.owed:
             self._pay(sku, key)
 
+    def look_into(self, key: str, seen: View) -> None:
+        """A location may have said something else in between, of which no record of its own tells."""
+        sku = key.partition("|")[0]
+        self._network.note(sku, key, seen)
+        self.touch(sku, None)
+
     def count_in(self, key: str, seen: View, cause: CauseValues | None, urgent: bool) -> None:
         """A location says something new, which is on its way to the topic.
 

@@ -570,7 +570,10 @@ class Outlet:
                 if cause is not None:
                     self.ledger.set_cause(key, cause)
                 self.ledger.touched.setdefault(key, 0)
-            elif key in self._latest or key in alerts or with_reorder_point or may_have_alerts(seen):
+                continue
+            if sweep.skus is None and not sweep.all_keys and sku not in sweep.networks:
+                self.network.look_into(key, seen)
+            if key in self._latest or key in alerts or with_reorder_point or may_have_alerts(seen):
                 self.ledger.touched.setdefault(key, 0)
         sweep.at = at
         if at == len(sweep.keys):

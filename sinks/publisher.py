@@ -296,9 +296,9 @@ class Publisher:
     def _cut(self, now: float) -> None:
         """Cut what is due, longest ago first; what takes long is left to the next turns, unless answers wait for it."""
         due = [outlet for outlet in self.outlets.values() if outlet.cut_due(now, self._pace.commit_interval_s)]
-        until = now + CUT_S
-        for outlet in sorted(due, key=lambda outlet: outlet.cut_at):
-            if outlet.ledger.answers or self._clock() < until:
+        until = self._clock() + CUT_S
+        for number, outlet in enumerate(sorted(due, key=lambda outlet: outlet.cut_at)):
+            if not number or outlet.ledger.answers or self._clock() < until:
                 outlet.cut(now)
 
     def _sweep(self, now: float, now_us: int) -> None:

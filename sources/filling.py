@@ -54,11 +54,15 @@ class Fillings:
 
     def abandon(self, partition: int) -> None:
         """The partition was taken away."""
-        self._fillings.pop(partition, None)
+        filling = self._fillings.pop(partition, None)
+        if filling is not None:
+            filling.filled.ledger.discard()
 
     def step(self, until: float) -> list[Filled]:
         """Fill one portion, and more until the given time; the ledgers that are full come back."""
         full: list[Filled] = []
+        if not self._fillings:
+            return full
         for portion in range(FILL_PORTIONS):
             if not self._fillings or (portion and self._clock() >= until):
                 break

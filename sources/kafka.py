@@ -361,7 +361,8 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
 
     def _restore(self, now: float) -> None:
         """Read and fill a little, and open the partitions that are restored and whose inputs' bounds are known."""
-        alone = not any(assignment.live for assignment in self._assignments.values())
+        # Who catches up is late anyway.
+        alone = not any(one.live and at not in self._catching_up for at, one in self._assignments.items())
         for restored in self._restorer.step(hurry=alone):
             self._fillings.add(restored)
         for filled in self._fillings.step(now + (RESTORE_ALONE_S if alone else RESTORE_S)):
@@ -373,7 +374,8 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
             restored = filled.restored
             assignment = self._assignments.get(restored.partition)
             if assignment is None or assignment.epoch != restored.epoch:
-                continue  # lost meanwhile, wholly or in part
+                filled.ledger.discard()  # lost meanwhile, wholly or in part
+                continue
             if not assignment.resolved:
                 bounds = self._bounds.answer(restored.partition)
                 if bounds is not None:

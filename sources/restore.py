@@ -17,7 +17,7 @@ from schemas.dead_letters import origin
 from schemas.state import CLAIM_KEY, GENERATION_MAX, Claim, CommitMetadata, UnknownFormat, decode_claim, open_envelope
 from stock.ledger import check_packed
 
-METADATA_TIMEOUT_S = 10.0
+METADATA_TIMEOUT_S = 20.0  # Of all topics together; an end of the process waits for it.
 # Fetched ahead of the slices. The client's 64 MB would be used whole while live partitions take most of the turns.
 PREFETCH_KBYTES_MAX = 16_384
 PREFETCH_RETRY_MS = 5  # How long a full queue is left alone; the client's second would make a restore crawl.
@@ -190,6 +190,8 @@ class Restorer:
         """Stop reading."""
         self._progress.clear()
         self._rest()
+        if self._connecting is not None:
+            self._connecting.add_done_callback(_close)
 
     def _assign(self) -> None:
         """Change the assignment at once for all partitions that are restored: each change costs a round trip."""
@@ -214,7 +216,7 @@ class Restorer:
         """A client that knows the topics; one that does not waits half a second before it asks a second time."""
         consumer = Consumer(self._config)
         for topic in (self._state, self._availability, self._letters, self._network):
-            consumer.list_topics(topic, timeout=METADATA_TIMEOUT_S)
+            consumer.list_topics(topic, timeout=METADATA_TIMEOUT_S / 4)
         return consumer
 
     def _rest(self) -> None:
@@ -343,3 +345,9 @@ class Restorer:
         found = origin(headers)
         if found is not None:
             progress.restored.letters.add(found)
+
+
+def _close(connecting: Future[Consumer]) -> None:
+    """Close a client that nobody needs any more, if it came to be."""
+    if connecting.exception() is None:
+        connecting.result().close()

@@ -235,6 +235,16 @@ class Ledger:
         self._covered: dict[tuple[int, int], int] = {}
         self._over_limit: set[tuple[int, int]] = set()
 
+    def discard(self) -> None:
+        """Let go of what calls back here; the ledger is of no use any more.
+
+        Else only a look for cycles would free it, and all that it remembers: they are rare, and not made everywhere.
+        """
+        for part in (self.network, self.commitments, self.supply, self.requests):
+            for name, value in list(vars(part).items()):
+                if getattr(value, "__self__", None) is self:
+                    setattr(part, name, None)
+
     def __len__(self) -> int:
         """Number of balances."""
         return len(self._idle) + self._fresh

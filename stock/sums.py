@@ -46,10 +46,11 @@ class Sums:
     looked at when it is asked for again (`behind`).
     """
 
-    __slots__ = ("_parts", "behind", "channels", "expected", "keys", "total")
+    __slots__ = ("_at", "_parts", "behind", "channels", "expected", "keys", "total")
 
     def __init__(self, keys: Sequence[str]) -> None:
         self.keys = keys
+        self._at = {key: number * _WIDTH for number, key in enumerate(keys)}  # where the parts of a location begin
         self.total = _ZERO
         self._parts = [0] * (_WIDTH * len(keys))  # of one location after the other
         self.expected: dict[str, int] = {}  # when the next supply arrives, by key, where there is one
@@ -58,7 +59,7 @@ class Sums:
 
     def put(self, key: str, seen: View) -> None:
         """Let a location say what it says now."""
-        at, parts = self.keys.index(key) * _WIDTH, _parts(seen)
+        at, parts = self._at[key], _parts(seen)
         was = tuple(self._parts[at : at + _WIDTH])
         if parts != was:
             self.total = _moved(self.total, parts, was)  # type: ignore[arg-type]
@@ -85,17 +86,15 @@ class Sums:
         """All of it but for channels, in about 20 bytes a location."""
         total = list[int | bytes](self.total)
         total[COUNTS] = self.total[COUNTS].to_bytes(_COUNT_BYTES, "little")
-        return _encoder.encode((total, self._parts, [(self.keys.index(key), at) for key, at in self.expected.items()]))
+        return _encoder.encode((total, self._parts, list(self.expected.items())))
 
     @classmethod
     def unpacked(cls, keys: Sequence[str], packed: bytes) -> Sums:
         """What was packed of sums over the same keys, in the same order."""
-        sums = cls.__new__(cls)
+        sums = cls(keys)
         total, sums._parts, expected = _decoder.decode(packed)
         total[COUNTS] = int.from_bytes(total[COUNTS], "little")
-        sums.keys, sums.total = keys, tuple(total)
-        sums.expected = {keys[at]: at_us for at, at_us in expected}
-        sums.channels = sums.behind = None
+        sums.total, sums.expected = tuple(total), dict(expected)
         return sums
 
 

@@ -48,6 +48,13 @@ COMMITS = (
         (PUBLISHER, "        if cuts_allowed:\n", "        if True:\n"),
     ),
     bug(
+        "busy_turns_are_never_cut_in",
+        "section 7: cuts under load",
+        "Where acknowledgements and records take all of a turn, one partition at most is cut in it.",
+        (PUBLISHER, "until = self._clock() + CUT_S", "until = now + CUT_S"),
+        caught_by="tests/sinks/test_cut_turns.py",
+    ),
+    bug(
         "cut_in_one_stage",
         "section 7: cut stages",
         "A balance reaches the log although the journal that it rests on has failed.",

@@ -120,7 +120,7 @@ FAILURES = (
         "stranger_gets_a_balance",
         "section 7: wrong partition",
         "A record in another partition than its SKU's makes a second balance of that SKU.",
-        (STEP, "if home != restored.partition:", "if False:"),
+        (STEP, "if home != partition:", "if False:"),
     ),
     bug(
         "settings_are_not_read_to_their_end",

@@ -46,6 +46,20 @@ NETWORKS = (
         caught_by="tests/sinks/test_network_lane.py",
     ),
     bug(
+        "network_goes_on_with_a_location_that_was_off_for_a_moment",
+        "network: rules that came and went",
+        "A network that was made while a location was off never hears that it is on, since its own record is the same.",
+        (OUTLET, "                self.network.look_into(key, seen)\n", "                pass\n"),
+        caught_by="tests/sinks/test_network_lane.py",
+    ),
+    bug(
+        "lost_ledgers_stay_in_memory",
+        "memory: lost partitions",
+        "Each partition that is lost leaves all that was known of it in memory.",
+        (LEDGER, "                    setattr(part, name, None)\n", "                    pass\n"),
+        caught_by="tests/stock/test_discard.py",
+    ),
+    bug(
         "promises_count_what_is_late",
         "network: available to promise",
         "What should have arrived long ago is promised for a date that has passed.",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
+
 from sinks.publisher import CUT_S, Publisher
 
 INTERVAL_S = 0.2
@@ -27,12 +29,15 @@ class Partition:
         self._clock[0] += self._takes_s
 
 
-def turns(outlets: list[Partition], clock: list[float], turns: int, turn_s: float) -> None:
+def turns(outlets: list[Partition], clock: list[float], turns: int, turn_s: float, before_s: float = 0.0) -> None:
+    """So many turns; in each `before_s` go by before cuts have their part of it."""
     pace = SimpleNamespace(commit_interval_s=INTERVAL_S)
     publisher = SimpleNamespace(outlets=dict(enumerate(outlets)), _pace=pace, _clock=lambda: clock[0])
     for _ in range(turns):
         clock[0] += turn_s
-        Publisher._cut(cast(Any, publisher), clock[0])
+        began = clock[0]
+        clock[0] += before_s
+        Publisher._cut(cast(Any, publisher), began)
 
 
 def test_cuts_that_take_long_are_one_per_turn_and_nobody_is_left_out() -> None:
@@ -49,6 +54,15 @@ def test_cuts_that_take_no_time_are_made_as_they_are_due() -> None:
     outlets = [Partition(clock, takes_s=0.0) for _ in range(12)]
     turns(outlets, clock, turns=10, turn_s=1.01 * INTERVAL_S)
     assert [outlet.cuts for outlet in outlets] == [10] * 12
+
+
+@pytest.mark.parametrize("takes_s", [0.0, 2 * CUT_S])
+def test_turns_that_are_full_of_other_work_are_cut_in_as_well(takes_s: float) -> None:
+    """However long acknowledgements and records took before: what is not cut is not committed."""
+    clock = [10.0]
+    outlets = [Partition(clock, takes_s) for _ in range(3)]
+    turns(outlets, clock, turns=30, turn_s=INTERVAL_S, before_s=10 * CUT_S)
+    assert [outlet.cuts for outlet in outlets] == [10 if takes_s else 30] * 3
 
 
 def test_a_cut_that_answers_wait_for_does_not_wait_for_others() -> None:

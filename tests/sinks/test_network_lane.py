@@ -443,6 +443,26 @@ def test_a_location_that_is_back_at_its_last_record_is_heard_by_a_network_that_s
     assert tell(1.40) == [11]
 
 
+@pytest.mark.parametrize("locations", [2, 5])
+def test_a_location_that_was_off_for_a_moment_is_heard_by_a_network_that_saw_it_off(locations: int) -> None:
+    """Of which no record of its own told: it is looked at again when it is on again."""
+    names, last = "ABCDE"[:locations], "ABCDE"[locations - 1]
+    rules_ = rules(*(location(name) for name in names))
+    window = Window(Desk(Ledger(rules_)), interval_s=0)
+    window.desk.tell(*(fact("wms.count", 0, 10, location=name) for name in names))
+    window.serve(1)
+    window.land()
+    window.ledger.network._forget("SKU")  # as after a restart
+    rules_.set_location(location(last, pickup=False, ship=False))
+    window.desk.tell(fact("pos.sale", 2, 1, location="A"))
+    window.serve(2)
+    assert units(window.networks()) == [10 * locations - 11]
+    rules_.set_location(location(last))
+    window.outlet.look_again(None, last, None)
+    settle(window, 3)
+    assert units(window.networks()) == [10 * locations - 1]
+
+
 class _Nowhere:
     def key(self) -> bytes:
         return b"SKU|*"
