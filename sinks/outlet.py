@@ -542,6 +542,7 @@ class Outlet:
         at, looked = sweep.at, 0
         alerts, with_reorder_point = self.ledger.alerts.at, self.ledger.policies.with_reorder_point
         with_network_stock = self.ledger.policies.with_network_safety_stock
+        everywhere = sweep.skus is not None or sweep.all_keys  # and not only at some locations
         upto = min(len(sweep.keys), at + PASS_KEYS)
         while at < upto and looked < SWEEP_KEYS:
             key = sweep.keys[at]
@@ -558,7 +559,7 @@ class Outlet:
             else:
                 continue
             looked += 1
-            if sweep.skus is not None or sweep.all_keys:
+            if everywhere:
                 if self.ledger.network.is_first(sku, key):
                     looked += self.network.look_at(sku, cause) - 1  # rules about no location are a network's as well
             elif sku not in sweep.networks and (with_network_stock or self.network.has_channels(sku)):
@@ -571,7 +572,7 @@ class Outlet:
                     self.ledger.set_cause(key, cause)
                 self.ledger.touched.setdefault(key, 0)
                 continue
-            if sweep.skus is None and not sweep.all_keys and sku not in sweep.networks:
+            if not everywhere and sku not in sweep.networks:
                 self.network.look_into(key, seen)
             if key in self._latest or key in alerts or with_reorder_point or may_have_alerts(seen):
                 self.ledger.touched.setdefault(key, 0)

@@ -15,18 +15,13 @@ NewLedger = Callable[[Restored], tuple[Ledger, Iterator[None]]]
 
 
 @dataclass
-class Filled:
-    """A ledger that holds what was restored of a partition; of `state_records` records, idle balances and all else."""
+class Filling:
+    """A ledger and what fills it. `state_records`: how many were read of the partition; the ledger uses them up."""
 
     restored: Restored
     ledger: Ledger
-    state_records: int
-
-
-@dataclass
-class _Filling:
-    filled: Filled
     portions: Iterator[None]
+    state_records: int
 
 
 class Fillings:
@@ -39,7 +34,7 @@ class Fillings:
 
     def __init__(self, new_ledger: NewLedger, clock: Callable[[], float]) -> None:
         self._new_ledger, self._clock = new_ledger, clock
-        self._fillings: dict[int, _Filling] = {}
+        self._fillings: dict[int, Filling] = {}
 
     @property
     def busy(self) -> bool:
@@ -49,29 +44,24 @@ class Fillings:
     def add(self, restored: Restored) -> None:
         """All records of a partition have been read."""
         state_records = len(restored.records)
-        ledger, portions = self._new_ledger(restored)
-        self._fillings[restored.partition] = _Filling(Filled(restored, ledger, state_records), portions)
+        self._fillings[restored.partition] = Filling(restored, *self._new_ledger(restored), state_records)
 
     def abandon(self, partition: int) -> None:
         """The partition was taken away."""
         filling = self._fillings.pop(partition, None)
         if filling is not None:
-            filling.filled.ledger.discard()
+            filling.ledger.discard()
 
-    def step(self, until: float) -> list[Filled]:
-        """Fill one portion, and more until the given time; the ledgers that are full come back."""
-        full: list[Filled] = []
-        if not self._fillings:
-            return full
+    def step(self, until: float) -> list[Filling]:
+        """Fill one portion, and more until the given time; those that are full come back."""
+        full: list[Filling] = []
         for portion in range(FILL_PORTIONS):
             if not self._fillings or (portion and self._clock() >= until):
                 break
-            partition = next(iter(self._fillings))
-            filling = self._fillings[partition]
+            filling = next(iter(self._fillings.values()))
             if next(filling.portions, _END) is _END:
-                full.append(filling.filled)
-                del self._fillings[partition]
-        gc.freeze()  # All of it is there to stay: a look for cycles in it would hold up everything.
+                full.append(self._fillings.pop(filling.restored.partition))
+            gc.freeze()  # All of it is there to stay: a look for cycles in it would hold up everything.
         return full
 
 

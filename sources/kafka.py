@@ -18,7 +18,7 @@ from schemas.state import CommitMetadata, decode_metadata, encode_metadata
 from sources.arrivals import Arrival, Batch, CaughtUp, Closed, Opened, SettingsRefused
 from sources.bounds import Bounds, LogBounds, committed_positions
 from sources.commits import Commits, Committed
-from sources.filling import Filled, Fillings, NewLedger
+from sources.filling import Filling, Fillings, NewLedger
 from sources.restore import Restorer
 from sources.settings_topic import RefusedSetting, SettingsTopic
 
@@ -175,7 +175,7 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
         self._backlog = 0
         self._held_back = False
         self._fillings = Fillings(new_ledger, clock)
-        self._filled: list[Filled] = []
+        self._filled: list[Filling] = []
         self._bounds = LogBounds(options.client_config, options.topics)
         self._epoch = 0
         self._emitted = 0
@@ -369,7 +369,7 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
             # Only now: what was told while it was restored, a renewal say, belongs to the replay too.
             self._bounds.ask(filled.restored.partition)
             self._filled.append(filled)
-        not_yet = list[Filled]()
+        not_yet = list[Filling]()
         for filled in self._filled:
             restored = filled.restored
             assignment = self._assignments.get(restored.partition)
@@ -416,7 +416,7 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
         self._consumer.incremental_assign([place])
         self._consumer.pause([place])
 
-    def _open(self, filled: Filled, assignment: _Assignment) -> None:
+    def _open(self, filled: Filling, assignment: _Assignment) -> None:
         restored = filled.restored
         partition = restored.partition
         assignment.live = True

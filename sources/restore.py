@@ -215,8 +215,9 @@ class Restorer:
     def _connected(self) -> Consumer:
         """A client that knows the topics; one that does not waits half a second before it asks a second time."""
         consumer = Consumer(self._config)
-        for topic in (self._state, self._availability, self._letters, self._network):
-            consumer.list_topics(topic, timeout=METADATA_TIMEOUT_S / 4)
+        topics = self._state, self._availability, self._letters, self._network
+        for topic in topics:
+            consumer.list_topics(topic, timeout=METADATA_TIMEOUT_S / len(topics))
         return consumer
 
     def _rest(self) -> None:

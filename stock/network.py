@@ -1,7 +1,7 @@
 """What can be sold of a SKU over all its locations: running sums of what each location says, and the status of them.
 
-A network owns no stock: it is computed from the views of the locations. The sums of a SKU are kept while it is in use
-and rest packed otherwise; each change then costs the same, however many locations there are. A channel that a policy
+A network owns no stock: it is computed from the views of the locations. The sums of a SKU are kept while it is in use,
+when each change costs the same, however many locations there are; otherwise they rest packed. A channel that a policy
 names has sums of its own, of what its locations would say if its policies held everywhere.
 """
 
@@ -37,7 +37,7 @@ from stock.terms import NetworkTerms
 
 ALL_CHANNELS = "*"
 ONE_CHANNEL = (ALL_CHANNELS,)
-LOCATIONS_SUMMED_MAX = 5_000  # Locations whose part in the sums is kept per partition; about 400 bytes each.
+LOCATIONS_SUMMED_MAX = 5_000  # Locations whose part in the sums is kept per partition; about 220 bytes each.
 # Locations of a SKU from which on its sums rest packed, at about 40 bytes each in all; fewer are quickly summed again.
 PACKED_FROM = 4
 
@@ -254,7 +254,7 @@ class Network:
                 if self._summed + len(sums.keys) > LOCATIONS_SUMMED_MAX:
                     del self._sums[sku]
                     self._rest()
-                    self._sums, self._summed = {sku: sums}, sums.size
+                    self._keep(sku, sums)
                 sums.channels = sums.channels or {}
                 sums.channels[channel] = of_channel
                 self._summed += len(sums.keys)

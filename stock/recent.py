@@ -143,11 +143,6 @@ class Recent:
         """Write a chunk again, or its deletion, with the next cut: what stands on the topic is not ours."""
         self._rewrite.add(number)
 
-    def restore(self, packed: Iterable[bytes], counts: Callable[[Row], bool]) -> None:
-        """Take back the chunks of a restart at once; see `restoring`."""
-        for _ in self.restoring(packed, counts):
-            pass
-
     def restoring(self, packed: Iterable[bytes], counts: Callable[[Row], bool]) -> Iterator[None]:
         """Take back the chunks of a restart; yields as `Ledger.restoring` does.
 

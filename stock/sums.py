@@ -1,6 +1,6 @@
 """What the locations of one SKU add up to, and what a network says by its sums; never which SKUs or channels there are.
 
-A location that says something else costs the same, however many others there are.
+A location that says something else costs the same, however many others there are; packing and unpacking do not.
 """
 
 from __future__ import annotations

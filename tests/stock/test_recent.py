@@ -44,7 +44,8 @@ def restored(topic: Topic, counts: Callable[[Row], bool] = lambda _: True) -> tu
         shown.append(one)
         return counts(one)
 
-    recent.restore(reversed(list(topic.values())), take)
+    for _ in recent.restoring(reversed(list(topic.values())), take):
+        pass
     return recent, shown
 
 
