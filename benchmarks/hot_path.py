@@ -26,12 +26,12 @@ from dataflows.tracing import Tracing
 from schemas.topics import KEYED_INPUTS
 from sinks.outlet import Delivered, Outlet, OutletStats
 from sources.arrivals import Arrival, Batch, CaughtUp, Opened
-from sources.kafka import BACKLOG_MESSAGES
+from sources.kafka import FETCH_PARTITION_BYTES, TURN_MESSAGES
 from sources.restore import Restored
 from stock.policies import Policies
 from stockflow.tracing import BatchSpans
 
-FETCH_EVENTS = 4_700  # In the 1 MB that Kafka hands out at a time of one partition.
+EVENT_BYTES = 208
 CUT_INTERVAL_S = 0.2
 START_US = 1_790_000_000_000_000
 STAGES = ("decode and apply", "publish", "publish after the interval", "acknowledge", "cut")
@@ -200,17 +200,19 @@ class Loop:
         """Take in all events, as if so many came per second; the number of them."""
         total = 0
         for turn in _turns(batches, self._partitions, spread, self.wall_us, self._traced):
-            self.now += sum(len(messages) for _, messages in turn) / rate
+            self.now += sum(len(messages) for _, messages, _ in turn) / rate
             self._serve()
-            for partition, messages in turn:
-                arrivals: list[Arrival] = [Batch(1, messages)]  # type: ignore[arg-type]
+            for partition, messages, more in turn:
+                arrivals: list[Arrival] = [Batch(1, messages, more)]  # type: ignore[arg-type]
                 with self._timed("decode and apply"):
                     [change], _ = self._steps[partition].on_batch(arrivals)
                 with self._timed("publish"):
                     outlet = self._outlets[partition]
                     if change.traces:
                         outlet.traces.remember(change.traces)
-                    outlet.publish(self.now, self.wall_us())
+                    outlet.gathers = change.more
+                    if not change.more:
+                        outlet.publish(self.now, self.wall_us())
                     if change.traced_batch is not None and self._tracing is not None:
                         self._tracing.processed(partition, change.traced_batch, self.wall_us())
                 total += len(messages)
@@ -242,8 +244,11 @@ class Loop:
 
 def _turns(
     batches: Batches, partitions: int, spread: int, wall_us: Callable[[], int], traced: float
-) -> Iterator[list[tuple[int, list[FakeMessage]]]]:
-    """The events in turns as large as the source makes them, from `spread` partitions, one list for each."""
+) -> Iterator[list[tuple[int, list[FakeMessage], bool]]]:
+    """The events in turns as large as the source makes them, from `spread` partitions.
+
+    One list for each, and whether more of it follows in the next turn, read with it.
+    """
     queues: dict[int, list[FakeMessage]] = {partition: [] for partition in range(partitions)}
     stamp = (1, wall_us() // 1_000)
     for (topic, partition), messages in batches.items():
@@ -252,13 +257,17 @@ def _turns(
             for offset, message in enumerate(messages, _offsets[topic, partition])
         ]
         _offsets[topic, partition] += len(messages)
-    each, at = min(BACKLOG_MESSAGES, FETCH_EVENTS) // spread, 0
-    longest = max(len(queue) for queue in queues.values())
-    while at < longest:
+    each, longest = TURN_MESSAGES // spread, max(len(queue) for queue in queues.values())
+    run = FETCH_PARTITION_BYTES // EVENT_BYTES if spread == 1 else each
+    for start in range(0, longest, run):
         for first in range(0, partitions, spread):
-            turn = [(p, queues[p][at : at + each]) for p in range(first, min(partitions, first + spread))]
-            yield [(partition, messages) for partition, messages in turn if messages]
-        at += each
+            for at in range(start, min(longest, start + run), each):
+                upto = min(at + each, start + run)
+                turn = [
+                    (partition, queues[partition][at:upto], upto < min(len(queues[partition]), start + run))
+                    for partition in range(first, min(partitions, first + spread))
+                ]
+                yield [(partition, messages, more) for partition, messages, more in turn if messages]
 
 
 def _context_of(offset: int, traced: float) -> list[tuple[str, bytes]] | None:

@@ -62,7 +62,7 @@ class _PublishPart(StatelessSinkPartition[tuple[str, Changes]]):
         if changes.opened is not None:
             restored, ledger = changes.opened
             self._publisher.open(restored, ledger)
-        self._publisher.publish(partition, changes.epoch, changes.letters, changes.traces)
+        self._publisher.publish(partition, changes.epoch, changes.letters, changes.traces, changes.more)
         if changes.caught_up:
             self._publisher.caught_up(partition, changes.epoch)
         if changes.closed:

@@ -32,7 +32,7 @@ _ITEMS = KEYED_INPUTS.index(STOCK_ITEMS)
 
 @dataclass(frozen=True)
 class Changes:
-    """What a batch did. `opened` comes once, first; the ledger's touched keys say the rest."""
+    """What a batch did. `opened` comes once, first; the ledger's touched keys say the rest, `more` of them soon."""
 
     epoch: int
     arrivals: int  # how many items of the source are behind this one
@@ -43,6 +43,7 @@ class Changes:
     gone: Ledger | None = None  # of the assignment that was closed
     traces: Mapping[tuple[str, str], Trace] = field(default_factory=dict)  # of its events, by their source and id
     traced_batch: TracedBatch | None = None
+    more: bool = False
 
 
 class BalanceStats:
@@ -182,7 +183,7 @@ class KeepBalances(StatefulBatchLogic[Arrival, Changes, None]):
         if arrival.epoch != self._epoch or self._ledger is None:
             return Changes(arrival.epoch, 1)
         if isinstance(arrival, Batch):
-            return self._apply(self._ledger, arrival.messages)
+            return self._apply(self._ledger, arrival.messages, arrival.more)
         if isinstance(arrival, SettingsRefused):
             return Changes(self._epoch, 1, tuple(Letter(r.message, r.refusal, _SETTINGS) for r in arrival.refused))
         assert isinstance(arrival, CaughtUp)
@@ -199,7 +200,7 @@ class KeepBalances(StatefulBatchLogic[Arrival, Changes, None]):
         self._epoch, self._caught_up = restored.epoch, False
         return Changes(restored.epoch, 1, opened=(restored, self._ledger))
 
-    def _apply(self, ledger: Ledger, messages: list[Message]) -> Changes:
+    def _apply(self, ledger: Ledger, messages: list[Message], more: bool) -> Changes:
         context = self._context
         follows, followed = context.traced or context.tracing is not None, _Followed()
         topics, stats = context.topics, context.stats
@@ -258,7 +259,7 @@ class KeepBalances(StatefulBatchLogic[Arrival, Changes, None]):
             ledger.advance(context.wall_us())
         traces = followed.traces if context.traced else {}
         batch = followed.batch(now_us, len(messages), len(letters))
-        return Changes(self._epoch, 1, tuple(letters), traces=traces, traced_batch=batch)
+        return Changes(self._epoch, 1, tuple(letters), traces=traces, traced_batch=batch, more=more)
 
     def _apply_item(
         self, ledger: Ledger, message: Message, offset: int, timestamp_us: int

@@ -320,6 +320,7 @@ class Outlet:
         self.partition, self.epoch, self.generation = partition, epoch, generation
         self.ledger = ledger
         self.catching_up = True
+        self.gathers = False  # More facts follow soon: what changed is sent, and a cut made, when they are applied.
         self._shown, (self._tail_start, self._letters_start) = shown, tail_starts
         self.closed = False
         self.traces = Traces()
@@ -655,7 +656,7 @@ class Outlet:
         needs no record of its own later.
         """
         ledger = self.ledger
-        if self._cut is not None or self.has_gap:
+        if self._cut is not None or self.has_gap or self.gathers:
             return False
         if now < self.cut_at + (min(interval_s, ANSWER_INTERVAL_S) if ledger.answers else interval_s):
             return False

@@ -212,7 +212,12 @@ class Publisher:
         self._network_view.own(partition, restored.generation)
 
     def publish(
-        self, partition: int, epoch: int, letters: Sequence[Letter], traces: Mapping[tuple[str, str], Trace]
+        self,
+        partition: int,
+        epoch: int,
+        letters: Sequence[Letter],
+        traces: Mapping[tuple[str, str], Trace],
+        more: bool = False,
     ) -> None:
         """Send what a batch of facts changed; a batch of another assignment is dropped.
 
@@ -221,6 +226,7 @@ class Publisher:
             epoch: the assignment.
             letters: what was refused.
             traces: contexts of the facts, by their source and id.
+            more: the next batch follows soon: what this one changed is sent with it.
         """
         outlet = self.outlets.get(partition)
         if outlet is None or outlet.epoch != epoch:
@@ -230,7 +236,9 @@ class Publisher:
             outlet.traces.remember(traces)
         if letters:
             outlet.refuse(letters, now_us)
-        outlet.publish(self._clock(), now_us)
+        outlet.gathers = more
+        if not more:
+            outlet.publish(self._clock(), now_us)
 
     def caught_up(self, partition: int, epoch: int) -> None:
         """A partition has read everything that was there at its assignment."""
@@ -285,7 +293,7 @@ class Publisher:
 
     def _serve_due(self, now: float, now_us: int, cuts_allowed: bool) -> None:
         for outlet in self.outlets.values():
-            if outlet.ledger.touched or outlet.ledger.items_changed or outlet.network.touched:
+            if not outlet.gathers and (outlet.ledger.touched or outlet.ledger.items_changed or outlet.network.touched):
                 outlet.publish(now, now_us)
             outlet.publish_due(now, now_us)
         if cuts_allowed:
@@ -345,6 +353,7 @@ class Publisher:
         outlets = [self.outlets[p] for p in partitions if p in self.outlets]
         now, now_us = self._clock(), self._wall_us()
         for outlet in outlets:
+            outlet.gathers = False
             outlet.publish(now, now_us)
             outlet.release_waiting(now, now_us)
         pending, last_cut = set(outlets), set[Outlet]()

@@ -24,11 +24,13 @@ class Opened:
 class Batch:
     """Records of one partition in the order of arrival, from one or more of the keyed inputs.
 
-    A message with an error is the end of its log, seen at its offset: all before it has been passed on.
+    A message with an error is the end of its log, seen at its offset: all before it has been passed on. Where `more`
+    were read with them, the next batch of the partition follows soon; what all of them changed is told with the last.
     """
 
     epoch: int
     messages: list[Message]
+    more: bool = False
 
 
 @dataclass(frozen=True)

@@ -20,13 +20,15 @@ from sources.bounds import Bounds, LogBounds, committed_positions
 from sources.commits import Commits, Committed
 from sources.filling import Filling, Fillings, NewLedger
 from sources.restore import Restorer
+from sources.runs import Run, Runs
 from sources.settings_topic import RefusedSetting, SettingsTopic
 
 BATCH_MESSAGES = 2_000  # Per poll: large enough to conflate, small enough that one takes about 30 ms.
 # Far behind, throughput is what shortens everybody's wait: a key's changes in one poll are one record and one write of
 # its state, and a consumer with a backlog hands out long runs of one partition.
-BACKLOG_MESSAGES = 10_000
+BACKLOG_MESSAGES = 60_000
 BACKLOG = 20_000  # Records behind, over all partitions, from which on that holds.
+TURN_MESSAGES = 10_000  # What one turn passes on of it: between turns acknowledgements and the group have their say.
 # ... runs of this size instead of 1 MB: in consecutive polls of one partition the same keys change again, within their
 # routine interval and while their balances are still in the processor's caches. The client's 64 MB bound all of them.
 FETCH_PARTITION_BYTES = 8 * 1024 * 1024
@@ -174,6 +176,7 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
         self._catching_up: set[int] = set()
         self._backlog = 0
         self._held_back = False
+        self._runs = Runs()
         self._fillings = Fillings(new_ledger, clock)
         self._filled: list[Filling] = []
         self._bounds = LogBounds(options.client_config, options.topics)
@@ -225,7 +228,7 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
             self._read()
         if self._failure is not None:
             raise self._failure
-        if now - self._lag_at >= LAG_INTERVAL_S:
+        if now - self._lag_at >= LAG_INTERVAL_S and not self._runs:  # the client has passed what waits in them
             self._lag_at = now
             self._measure_lag()
         items, self._pending = self._pending, []
@@ -264,15 +267,18 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
         return {**config, "group.protocol": "classic", "partition.assignment.strategy": "range"}
 
     def _read(self) -> None:
-        if self._fillings.busy:
-            wait_s = 0.0
-        else:
-            busy = self._outgoing.waiting or self._is_restoring or self._pending
-            wait_s = POLL_BUSY_S if busy else POLL_IDLE_S
-        first = self._consumer.poll(wait_s)
-        if first is not None:
-            size = BACKLOG_MESSAGES if self._backlog >= BACKLOG else BATCH_MESSAGES
-            self._pass_on([first, *self._consumer.consume(size, 0)])
+        if not self._runs or self._held_back:
+            if self._fillings.busy:
+                wait_s = 0.0
+            else:
+                busy = self._outgoing.waiting or self._is_restoring or self._pending
+                wait_s = POLL_BUSY_S if busy else POLL_IDLE_S
+            first = self._consumer.poll(wait_s)
+            if first is not None:
+                size = BACKLOG_MESSAGES if self._backlog >= BACKLOG else BATCH_MESSAGES
+                self._take_in([first, *self._consumer.consume(size, 0)])
+        if not self._held_back:
+            self._pass_on()
         if self._catching_up:
             self._say_caught_up()
 
@@ -292,11 +298,11 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
         else:
             self._consumer.resume(live)
 
-    def _pass_on(self, messages: list[Message]) -> None:
+    def _take_in(self, messages: list[Message]) -> None:
         by_partition: dict[int, list[Message]] = {}
         last, run = -1, list[Message]()
         for message in messages:
-            if message.error() is not None and not self._is_end(message):
+            if message.error() is not None and not _is_end(message):
                 self._take_error(message)
                 continue
             partition = message.partition() or 0
@@ -306,25 +312,22 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
         for partition, its_messages in by_partition.items():
             assignment = self._assignments.get(partition)
             if assignment is not None and assignment.live:
-                self._pending.append((str(partition), Batch(assignment.epoch, its_messages)))
-                if assignment.behind:
-                    _pass_ends(assignment, its_messages)
+                self._runs.add(Run(partition, assignment.epoch, its_messages))
+
+    def _pass_on(self) -> None:
+        for run in self._runs.take(TURN_MESSAGES):
+            assignment = self._assignments.get(run.partition)
+            if assignment is None or not assignment.live or assignment.epoch != run.epoch:
+                continue  # lost meanwhile: whoever has it reads from what was passed on
+            self._pending.append((str(run.partition), Batch(run.epoch, run.messages, run.more)))
+            if assignment.behind:
+                _pass_ends(assignment, run.messages)
 
     def _say_caught_up(self) -> None:
         for partition, assignment in self._assignments.items():
             if assignment.live and not assignment.behind and partition in self._catching_up:
                 self._catching_up.discard(partition)
                 self._pending.append((str(partition), CaughtUp(assignment.epoch)))
-
-    def _is_end(self, message: Message) -> bool:
-        """Whether this is no record but the end of a log: passed on too, since a log may end in control records."""
-        error = message.error()
-        if error is None or error.code() != KafkaError._PARTITION_EOF:
-            return False
-        assignment = self._assignments.get(message.partition() or 0)
-        if assignment is not None and assignment.live:
-            assignment.behind.pop(str(message.topic()), None)
-        return True
 
     def _take_error(self, message: Message) -> None:
         error = message.error()
@@ -644,12 +647,18 @@ _NEVER = 2**63
 _HOPELESS = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED)
 
 
+def _is_end(message: Message) -> bool:
+    """Whether this is no record but the end of a log: passed on too, since a log may end in control records."""
+    error = message.error()
+    return error is not None and error.code() == KafkaError._PARTITION_EOF
+
+
 def _pass_ends(assignment: _Assignment, messages: list[Message]) -> None:
     """Note which ends, as of the claim, are reached: where traffic never pauses no other end is ever seen."""
     for message in messages:
         topic = str(message.topic())
-        if (message.offset() or 0) + 1 >= assignment.behind.get(topic, _NEVER):
-            del assignment.behind[topic]
+        if (message.offset() or 0) + 1 >= assignment.behind.get(topic, _NEVER) or message.error() is not None:
+            assignment.behind.pop(topic, None)
 
 
 def _lost(topic: str, partition: int, text: str) -> InputLost:

@@ -48,6 +48,39 @@ COMMITS = (
         (PUBLISHER, "        if cuts_allowed:\n", "        if True:\n"),
     ),
     bug(
+        "cut_between_the_portions_of_a_run",
+        "section 7: cuts while a batch is under way",
+        "Positions are committed of facts whose changes are told with a later portion.",
+        (OUTLET, " or self.has_gap or self.gathers:", " or self.has_gap:"),
+    ),
+    bug(
+        "portions_of_a_lost_partition_are_passed_on",
+        "section 7: epochs",
+        "What was read for a lost assignment is taken for the next one's, whose positions it passes over.",
+        (SOURCE, "Batch(run.epoch, run.messages, run.more)", "Batch(assignment.epoch, run.messages, run.more)"),
+        (SOURCE, " or not assignment.live or assignment.epoch != run.epoch:", " or not assignment.live:"),
+        caught_by="tests/sources/test_kafka_reader.py",
+    ),
+    bug(
+        "caught_up_before_all_is_passed_on",
+        "section 7: catching up",
+        "A replay counts as through while records of it wait to be passed on.",
+        (
+            SOURCE,
+            "                self._runs.add(Run(partition, assignment.epoch, its_messages))\n",
+            "                self._runs.add(Run(partition, assignment.epoch, its_messages))\n"
+            "                _pass_ends(assignment, its_messages)\n",
+        ),
+        caught_by="tests/sources/test_kafka_reader.py",
+    ),
+    bug(
+        "every_portion_is_told",
+        "rules: conflation",
+        "Far behind, each portion of what was read at once is told on its own.",
+        (PUBLISHER, "outlet.gathers = more\n        if not more:", "outlet.gathers = more\n        if True:"),
+        caught_by="tests/dataflows/test_portions.py",
+    ),
+    bug(
         "busy_turns_are_never_cut_in",
         "section 7: cuts under load",
         "Where acknowledgements and records take all of a turn, one partition at most is cut in it.",

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 SMALL_LIMITS: tuple[tuple[str, str, float], ...] = (
     ("sinks.publisher", "IN_FLIGHT_MAX", 6),
     ("sources.kafka", "BATCH_MESSAGES", 3),
+    ("sources.kafka", "TURN_MESSAGES", 2),
     ("sources.restore", "SLICE_MESSAGES", 4),
     ("sources.restore", "SLICE_MESSAGES_ALONE", 4),
     ("sources.filling", "FILL_PORTIONS", 1),

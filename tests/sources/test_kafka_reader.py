@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import structlog
@@ -12,7 +12,7 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from schemas.state import decode_metadata, encode_metadata
 from schemas.topics import KEYED_INPUTS
 from sources import kafka as module
-from sources.arrivals import Opened
+from sources.arrivals import Arrival, Batch, CaughtUp, Opened
 from sources.commits import Commits
 from sources.kafka import EventsReader, SourceOptions
 from sources.restore import Restored
@@ -31,8 +31,28 @@ def new_ledger(restored: Restored) -> tuple[Ledger, Iterator[None]]:
     return Ledger(Policies()), iter([None] * (PORTIONS - 1))
 
 
+class FakeRecord(NamedTuple):
+    """A record of the first topic, as far as the reader looks at it; or, with an error, the end of its log."""
+
+    at: int
+    number: int
+    failure: KafkaError | None = None
+
+    def topic(self) -> str:
+        return TOPICS[0]
+
+    def partition(self) -> int:
+        return self.at
+
+    def offset(self) -> int:
+        return self.number
+
+    def error(self) -> KafkaError | None:
+        return self.failure
+
+
 class FakeConsumer:
-    """A member of a group that is given partitions when the test says so, and never reads anything."""
+    """A member of a group that is given partitions and records when the test says so."""
 
     made: list[FakeConsumer]
 
@@ -44,6 +64,7 @@ class FakeConsumer:
         self.timeouts_left = 0
         self.metadata = ""
         self.polls = 0
+        self.records: list[FakeRecord] = []
         FakeConsumer.made.append(self)
 
     def subscribe(
@@ -74,8 +95,13 @@ class FakeConsumer:
     def get_watermark_offsets(self, place: TopicPartition, cached: bool) -> tuple[int, int]:
         return 0, 0
 
-    def poll(self, timeout: float) -> None:
+    def poll(self, timeout: float) -> FakeRecord | None:
         self.polls += 1
+        return self.records.pop(0) if self.records else None
+
+    def consume(self, count: int, timeout: float) -> list[FakeRecord]:
+        taken, self.records = self.records[:count], self.records[count:]
+        return taken
 
 
 class FakeRestorer:
@@ -165,6 +191,15 @@ def reader(monkeypatch: pytest.MonkeyPatch) -> EventsReader:
     consumer = FakeConsumer.made[0]
     consumer.assign_callback(consumer, [TopicPartition(t, p) for t in TOPICS for p in range(PARTITIONS)])
     return made
+
+
+def open_all(reader: EventsReader, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Turns until every partition is live and nothing is left to restore."""
+    monkeypatch.setattr(FakeRestorer, "busy", True)
+    for _ in range(PORTIONS * PARTITIONS):
+        reader.next_batch()
+    assert reader.stats.live == PARTITIONS
+    monkeypatch.setattr(FakeRestorer, "busy", False)
 
 
 def opened_by(reader: EventsReader) -> list[str]:
@@ -260,3 +295,106 @@ def test_tails_begin_where_the_earliest_positions_fit(reader: EventsReader) -> N
         consumer.metadata = encode_metadata(1, 10 + end, 20 + end)
         consumer.assign_callback(consumer, [TopicPartition(topic, whole)])
     assert reader._restorer.committed[whole] == decode_metadata(encode_metadata(1, 10, 20))  # type: ignore[attr-defined]
+
+
+def passed_on(items: list[tuple[str, Arrival]]) -> list[tuple[str, list[int], bool]]:
+    """Of each batch its partition, the offsets in it, and whether more follow."""
+    return [
+        (partition, [message.offset() for message in arrival.messages], arrival.more)  # type: ignore[misc]
+        for partition, arrival in items
+        if isinstance(arrival, Batch)
+    ]
+
+
+@pytest.fixture
+def portions_of_two(reader: EventsReader, monkeypatch: pytest.MonkeyPatch) -> FakeConsumer:
+    """All partitions are open, and a turn passes on two records of what was read at once."""
+    monkeypatch.setattr(module, "TURN_MESSAGES", 2)
+    open_all(reader, monkeypatch)
+    return FakeConsumer.made[0]
+
+
+def test_what_is_read_at_once_is_passed_on_over_turns(reader: EventsReader, portions_of_two: FakeConsumer) -> None:
+    """Nothing is read meanwhile; all that a partition's run changed can be told with its end."""
+    consumer = portions_of_two
+    consumer.records = [FakeRecord(0, 0), FakeRecord(1, 0), FakeRecord(0, 1), FakeRecord(0, 2)]
+    polls = consumer.polls
+    assert passed_on(reader.next_batch()) == [("0", [0, 1], True)]
+    assert passed_on(reader.next_batch()) == [("0", [2], False), ("1", [0], False)]
+    assert consumer.polls == polls + 1
+    assert passed_on(reader.next_batch()) == []
+    assert consumer.polls == polls + 2
+
+
+def test_records_of_a_lost_partition_are_not_passed_on(
+    reader: EventsReader, portions_of_two: FakeConsumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even if it is ours again by then: its next owner reads from what was passed on."""
+    consumer = portions_of_two
+    consumer.records = [FakeRecord(at, number) for at in (0, 1) for number in range(3)]
+    assert passed_on(reader.next_batch()) == [("0", [0, 1], True)]
+    places = [TopicPartition(topic, 0) for topic in TOPICS]
+    consumer.lost_callback(consumer, places)
+    consumer.assign_callback(consumer, places)
+    monkeypatch.setattr(FakeOutgoing, "has_room", False)
+    open_all(reader, monkeypatch)
+    monkeypatch.setattr(FakeOutgoing, "has_room", True)
+    items = [item for _ in range(3) for item in reader.next_batch()]
+    assert passed_on(items) == [("1", [0], True), ("1", [1, 2], False)]
+
+
+def test_records_wait_while_too_much_is_unacknowledged(
+    reader: EventsReader, portions_of_two: FakeConsumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long: the group is served all the same."""
+    consumer = portions_of_two
+    consumer.records = [FakeRecord(0, number) for number in range(4)]
+    assert passed_on(reader.next_batch()) == [("0", [0, 1], True)]
+    monkeypatch.setattr(FakeOutgoing, "has_room", False)
+    polls = consumer.polls
+    assert passed_on([item for _ in range(5) for item in reader.next_batch()]) == []
+    assert consumer.polls == polls + 5
+    monkeypatch.setattr(FakeOutgoing, "has_room", True)
+    assert passed_on(reader.next_batch()) == [("0", [2, 3], False)]
+
+
+@pytest.mark.parametrize("says_its_end", [False, True])
+def test_nobody_has_caught_up_before_all_is_passed_on(
+    says_its_end: bool, reader: EventsReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Holds would end, and keys be told, by a state that is not all there."""
+    monkeypatch.setattr(module, "TURN_MESSAGES", 2)
+    ends = {TOPICS[0]: (0, 4), **dict.fromkeys(TOPICS[1:], (0, 0))}
+    monkeypatch.setattr(FakeBounds, "answer", lambda _, partition: ends)
+    open_all(reader, monkeypatch)
+    end = KafkaError(KafkaError._PARTITION_EOF)
+    last = [FakeRecord(0, 3, end)] if says_its_end else [FakeRecord(0, 3)]
+    FakeConsumer.made[0].records = [*(FakeRecord(0, number) for number in range(3)), *last]
+    turns = [reader.next_batch() for _ in range(3)]
+    assert [[type(arrival) for _, arrival in items] for items in turns] == [[Batch], [Batch, CaughtUp], []]
+
+
+def test_lag_counts_what_waits_to_be_passed_on(
+    reader: EventsReader, portions_of_two: FakeConsumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client's positions are past it: they are not asked before the last of it is passed on."""
+    now = [1.0]
+    monkeypatch.setattr(reader, "_clock", lambda: now[0])
+    monkeypatch.setattr(portions_of_two, "get_watermark_offsets", lambda place, cached: (0, 4))
+    reader.next_batch()
+    behind = {(topic, partition): 4 for topic in TOPICS for partition in range(PARTITIONS)}
+    assert reader.stats.lag == behind
+    place = TOPICS[0], 0
+    monkeypatch.setattr(
+        portions_of_two,
+        "position",
+        lambda places: [
+            TopicPartition(p.topic, p.partition, 4 if (p.topic, p.partition) == place else 0) for p in places
+        ],
+    )
+    portions_of_two.records = [FakeRecord(0, number) for number in range(4)]
+    now[0] += 1.0
+    reader.next_batch()
+    assert reader.stats.lag == behind
+    reader.next_batch()
+    assert reader.stats.lag == {**behind, place: 0}
