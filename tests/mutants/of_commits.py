@@ -52,6 +52,7 @@ COMMITS = (
         "section 7: cuts while a batch is under way",
         "Positions are committed of facts whose changes are told with a later portion.",
         (OUTLET, " or self.has_gap or self.gathers:", " or self.has_gap:"),
+        caught_by="tests/dataflows/test_portions.py",
     ),
     bug(
         "portions_of_a_lost_partition_are_passed_on",
