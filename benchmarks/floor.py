@@ -26,7 +26,7 @@ from stock import events
 
 CONSUME_MESSAGES = 1_000
 # What pays if a poll's changes to a key become one record: long runs of one partition.
-CONFLATED_MESSAGES, CONFLATED_FETCH_BYTES = 10_000, 4_194_304
+CONFLATED_MESSAGES, CONFLATED_FETCH_BYTES = 60_000, 8 * 1024 * 1024
 IDLE_S, BUSY_S = 0.01, 0.001  # How long to block for the next event; shorter while acknowledgements are expected.
 REDIS_RECORDS = 500  # Per call; more saved nothing, fewer cost more.
 NEVER = datetime(1970, 1, 1, tzinfo=timezone.utc)

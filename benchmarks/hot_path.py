@@ -25,6 +25,7 @@ from dataflows.keep_balances import BalanceContext, BalanceStats, KeepBalances
 from dataflows.tracing import Tracing
 from schemas.topics import KEYED_INPUTS
 from sinks.outlet import Delivered, Outlet, OutletStats
+from sinks.publisher import GATHERED_MAX
 from sources.arrivals import Arrival, Batch, CaughtUp, Opened
 from sources.kafka import FETCH_PARTITION_BYTES, TURN_MESSAGES
 from sources.restore import Restored
@@ -210,8 +211,8 @@ class Loop:
                     outlet = self._outlets[partition]
                     if change.traces:
                         outlet.traces.remember(change.traces)
-                    outlet.gathers = change.more
-                    if not change.more:
+                    outlet.gathers = change.more and len(outlet.ledger.touched) < GATHERED_MAX
+                    if not outlet.gathers:
                         outlet.publish(self.now, self.wall_us())
                     if change.traced_batch is not None and self._tracing is not None:
                         self._tracing.processed(partition, change.traced_batch, self.wall_us())

@@ -320,7 +320,7 @@ class Outlet:
         self.partition, self.epoch, self.generation = partition, epoch, generation
         self.ledger = ledger
         self.catching_up = True
-        self.gathers = False  # More facts follow soon: what changed is sent, and a cut made, when they are applied.
+        self.gathers = False  # More of a run follows: what it changes is sent, and a cut made, with a later portion.
         self._shown, (self._tail_start, self._letters_start) = shown, tail_starts
         self.closed = False
         self.traces = Traces()

@@ -41,6 +41,9 @@ SWEEP_IN_FLIGHT_MAX = 10
 # How often partitions are asked what has become due. What facts change is sent with them, and acknowledgements are
 # looked at in each turn, of which there are thousands a second.
 DUE_INTERVAL_S = 0.002
+# Keys that portions of a run may change before they are sent: where events hardly share keys, waiting for the last
+# portion spares nothing, and all of it would be sent and cut in one turn.
+GATHERED_MAX = 10_000
 CUT_S = 0.002  # Of a turn may go into beginning cuts, and each in itself takes about as long where much has changed.
 CHECK_INTERVAL_S = 1.0  # How often the ends of our own outputs are compared with what was acknowledged.
 CHECK_TIMEOUT_S = 10.0
@@ -226,7 +229,7 @@ class Publisher:
             epoch: the assignment.
             letters: what was refused.
             traces: contexts of the facts, by their source and id.
-            more: the next batch follows soon: what this one changed is sent with it.
+            more: the next batch follows soon: what this one changed may be sent with it.
         """
         outlet = self.outlets.get(partition)
         if outlet is None or outlet.epoch != epoch:
@@ -236,8 +239,8 @@ class Publisher:
             outlet.traces.remember(traces)
         if letters:
             outlet.refuse(letters, now_us)
-        outlet.gathers = more
-        if not more:
+        outlet.gathers = more and len(outlet.ledger.touched) < GATHERED_MAX
+        if not outlet.gathers:
             outlet.publish(self._clock(), now_us)
 
     def caught_up(self, partition: int, epoch: int) -> None:

@@ -8,7 +8,7 @@ from schemas.dead_letters import Header
 from schemas.traces import Trace
 from stock.balance import Cause
 
-TRACES_MAX = 5_000  # Of a generation; there are two. What a partition's records wait for passes by sooner than those.
+TRACES_MAX = 5_000  # Of a generation; there are two. Far behind, what a record waits for may pass by later than those.
 
 
 class Traces:

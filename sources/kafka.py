@@ -28,10 +28,10 @@ BATCH_MESSAGES = 2_000  # Per poll: large enough to conflate, small enough that 
 # its state, and a consumer with a backlog hands out long runs of one partition.
 BACKLOG_MESSAGES = 60_000
 BACKLOG = 20_000  # Records behind, over all partitions, from which on that holds.
-TURN_MESSAGES = 10_000  # What one turn passes on of it: between turns acknowledgements and the group have their say.
-# ... runs of this size instead of 1 MB: in consecutive polls of one partition the same keys change again, within their
-# routine interval and while their balances are still in the processor's caches. The client's 64 MB bound all of them.
+# ... runs of this size instead of 1 MB: the same keys change again, while their balances are still in the processor's
+# caches. The client's 64 MB bound what it has fetched of all of them; what a poll has taken of it comes on top.
 FETCH_PARTITION_BYTES = 8 * 1024 * 1024
+TURN_MESSAGES = 10_000  # Passed on per turn: between turns acknowledgements and the group have their say.
 # Also how long the group's coordinator waits for a member that should give partitions up. The client's 300 s would be
 # how long partitions stand still if what the coordinator asked for was lost on its way; turns here take milliseconds.
 POLL_INTERVAL_MS_MAX = 60_000
@@ -228,7 +228,7 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
             self._read()
         if self._failure is not None:
             raise self._failure
-        if now - self._lag_at >= LAG_INTERVAL_S and not self._runs:  # the client has passed what waits in them
+        if now - self._lag_at >= LAG_INTERVAL_S and (self._held_back or not self._runs):
             self._lag_at = now
             self._measure_lag()
         items, self._pending = self._pending, []
@@ -267,16 +267,15 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
         return {**config, "group.protocol": "classic", "partition.assignment.strategy": "range"}
 
     def _read(self) -> None:
-        if not self._runs or self._held_back:
-            if self._fillings.busy:
-                wait_s = 0.0
-            else:
-                busy = self._outgoing.waiting or self._is_restoring or self._pending
-                wait_s = POLL_BUSY_S if busy else POLL_IDLE_S
-            first = self._consumer.poll(wait_s)
-            if first is not None:
-                size = BACKLOG_MESSAGES if self._backlog >= BACKLOG else BATCH_MESSAGES
-                self._take_in([first, *self._consumer.consume(size, 0)])
+        if self._fillings.busy or (self._runs and not self._held_back):
+            wait_s = 0.0
+        else:
+            busy = self._outgoing.waiting or self._is_restoring or self._pending
+            wait_s = POLL_BUSY_S if busy else POLL_IDLE_S
+        first = self._consumer.poll(wait_s)  # also while runs wait: it serves the group and answers commits
+        if first is not None:
+            size = BACKLOG_MESSAGES if self._backlog >= BACKLOG else BATCH_MESSAGES
+            self._take_in([first] if self._runs else [first, *self._consumer.consume(size - 1, 0)])
         if not self._held_back:
             self._pass_on()
         if self._catching_up:
@@ -466,7 +465,7 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
         assignment.resolved = True
 
     def _measure_lag(self) -> None:
-        lag = {}
+        lag, in_hand = {}, self._runs.first_offsets()  # which the client has passed
         for partition, assignment in self._assignments.items():
             if not assignment.live:
                 continue
@@ -474,6 +473,7 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
             for tp in self._consumer.position(tps):
                 _, high = self._consumer.get_watermark_offsets(tp, cached=True) or (0, 0)
                 at = tp.offset if tp.offset >= 0 else assignment.start[tp.topic]
+                at = in_hand.get((tp.topic, partition), at)
                 lag[tp.topic, partition] = max(0, high - max(0, at))
         self.stats.lag = lag
         self._backlog = sum(lag.values())

@@ -29,8 +29,20 @@ class Runs:
         return bool(self._runs)
 
     def add(self, run: Run) -> None:
-        """Behind all others."""
-        self._runs.append(run)
+        """Behind all others; what goes on with the last one makes that longer."""
+        last = self._runs[-1] if self._runs else None
+        if last is not None and (last.partition, last.epoch) == (run.partition, run.epoch):
+            last.messages.extend(run.messages)
+        else:
+            self._runs.append(run)
+
+    def first_offsets(self) -> dict[tuple[str, int], int]:
+        """Where what waits of each log begins, by topic and partition. Looks at every message."""
+        first: dict[tuple[str, int], int] = {}
+        for run in self._runs:
+            for message in run.messages:
+                first.setdefault((str(message.topic()), run.partition), message.offset() or 0)
+        return first
 
     def take(self, messages: int) -> Iterator[Run]:
         """So many messages, the first read first; fewer if there are no more."""

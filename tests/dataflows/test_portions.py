@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from schemas.topics import AVAILABILITY, STOCK_STATE
+from sinks import publisher as module
 from sinks.publisher import Publisher
 from sources.restore import Restored
 from stock.events import PosSale
@@ -43,6 +44,22 @@ def test_a_run_is_told_and_cut_with_its_last_portion(publisher: tuple[Publisher,
     told, kept = serve(outgoing, broker)
     assert told == 1
     assert kept > 0
+
+
+def test_a_run_of_many_keys_is_told_and_cut_before_its_end(
+    publisher: tuple[Publisher, Broker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where keys hardly come again, waiting spares no record, and all of them would be sent in one turn."""
+    monkeypatch.setattr(module, "GATHERED_MAX", 1)
+    outgoing, broker = publisher
+    ledger = Ledger(Policies())
+    outgoing.open(Restored(0, 7, generation=1), ledger)
+    ends = [(0, 0)]
+    for number in range(3):
+        sell(outgoing, ledger, number, more=True)
+        ends.append(serve(outgoing, broker))
+    assert [told for told, _ in ends] == [0, 1, 2, 3]
+    assert len({kept for _, kept in ends}) == len(ends)
 
 
 @pytest.mark.parametrize("portions", [1, 2])

@@ -78,7 +78,7 @@ COMMITS = (
         "every_portion_is_told",
         "rules: conflation",
         "Far behind, each portion of what was read at once is told on its own.",
-        (PUBLISHER, "outlet.gathers = more\n        if not more:", "outlet.gathers = more\n        if True:"),
+        (PUBLISHER, "        if not outlet.gathers:\n", "        if True:\n"),
         caught_by="tests/dataflows/test_portions.py",
     ),
     bug(

@@ -315,15 +315,27 @@ def portions_of_two(reader: EventsReader, monkeypatch: pytest.MonkeyPatch) -> Fa
 
 
 def test_what_is_read_at_once_is_passed_on_over_turns(reader: EventsReader, portions_of_two: FakeConsumer) -> None:
-    """Nothing is read meanwhile; all that a partition's run changed can be told with its end."""
+    """All that a partition's run changed can be told with its end. The group is served meanwhile, which may read on."""
     consumer = portions_of_two
     consumer.records = [FakeRecord(0, 0), FakeRecord(1, 0), FakeRecord(0, 1), FakeRecord(0, 2)]
     polls = consumer.polls
     assert passed_on(reader.next_batch()) == [("0", [0, 1], True)]
-    assert passed_on(reader.next_batch()) == [("0", [2], False), ("1", [0], False)]
-    assert consumer.polls == polls + 1
-    assert passed_on(reader.next_batch()) == []
-    assert consumer.polls == polls + 2
+    consumer.records = [FakeRecord(1, 1), FakeRecord(0, 3)]
+    assert passed_on(reader.next_batch()) == [("0", [2], False), ("1", [0], True)]
+    assert passed_on(reader.next_batch()) == [("1", [1], False), ("0", [3], False)]
+    assert consumer.polls == polls + 3
+
+
+@pytest.mark.parametrize(("behind", "read"), [(3, 4), (4, 6)])
+def test_more_is_read_at_once_far_behind(
+    behind: int, read: int, reader: EventsReader, portions_of_two: FakeConsumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And no more than that, the first one included."""
+    for name, value in (("BATCH_MESSAGES", 4), ("BACKLOG_MESSAGES", 6), ("BACKLOG", 4), ("TURN_MESSAGES", 100)):
+        monkeypatch.setattr(module, name, value)
+    monkeypatch.setattr(reader, "_backlog", behind)
+    portions_of_two.records = [FakeRecord(0, number) for number in range(8)]
+    assert passed_on(reader.next_batch()) == [("0", list(range(read)), False)]
 
 
 def test_records_of_a_lost_partition_are_not_passed_on(
@@ -377,24 +389,26 @@ def test_nobody_has_caught_up_before_all_is_passed_on(
 def test_lag_counts_what_waits_to_be_passed_on(
     reader: EventsReader, portions_of_two: FakeConsumer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The client's positions are past it: they are not asked before the last of it is passed on."""
-    now = [1.0]
+    """The client's positions are past it, for however long there is no room for what it would lead to."""
+    now, place = [1.0], (TOPICS[0], 0)
+
+    def read_at_once(places: list[TopicPartition]) -> list[TopicPartition]:
+        return [TopicPartition(p.topic, p.partition, 4 if (p.topic, p.partition) == place else 0) for p in places]
+
     monkeypatch.setattr(reader, "_clock", lambda: now[0])
     monkeypatch.setattr(portions_of_two, "get_watermark_offsets", lambda place, cached: (0, 4))
-    reader.next_batch()
-    behind = {(topic, partition): 4 for topic in TOPICS for partition in range(PARTITIONS)}
-    assert reader.stats.lag == behind
-    place = TOPICS[0], 0
-    monkeypatch.setattr(
-        portions_of_two,
-        "position",
-        lambda places: [
-            TopicPartition(p.topic, p.partition, 4 if (p.topic, p.partition) == place else 0) for p in places
-        ],
-    )
+    monkeypatch.setattr(portions_of_two, "position", read_at_once)
     portions_of_two.records = [FakeRecord(0, number) for number in range(4)]
+    reader.next_batch()
+    assert reader.stats.lag == {}
+    monkeypatch.setattr(FakeOutgoing, "has_room", False)
+    for _ in range(3):
+        now[0] += 1.0
+        reader.next_batch()
+        assert reader.stats.lag[place] == 2
+    monkeypatch.setattr(FakeOutgoing, "has_room", True)
+    reader.next_batch()
+    assert reader.stats.lag[place] == 2
     now[0] += 1.0
     reader.next_batch()
-    assert reader.stats.lag == behind
-    reader.next_batch()
-    assert reader.stats.lag == {**behind, place: 0}
+    assert reader.stats.lag == {(t, p): 0 if (t, p) == place else 4 for t in TOPICS for p in range(PARTITIONS)}

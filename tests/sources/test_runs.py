@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from confluent_kafka import Message
 
 from sources.runs import Run, Runs
 
@@ -50,3 +51,23 @@ def test_the_rest_is_of_the_same_assignment() -> None:
     runs = Runs()
     runs.add(Run(0, 7, [0, 1, 2]))  # type: ignore[list-item]
     assert [run.epoch for _ in range(2) for run in runs.take(2)] == [7, 7]
+
+
+@pytest.mark.parametrize(
+    ("partition", "epoch", "pieces"), [(0, 1, [(0, 4)]), (0, 2, [(0, 3), (0, 1)]), (1, 1, [(0, 3), (1, 1)])]
+)
+def test_what_goes_on_with_the_last_run_makes_it_longer(
+    partition: int, epoch: int, pieces: list[tuple[int, int]]
+) -> None:
+    """Of the same partition and assignment only."""
+    runs = filled((0, 3))
+    runs.add(Run(partition, epoch, [3]))  # type: ignore[list-item]
+    assert [(at, len(messages)) for at, messages, _ in taken(runs, 10)] == pieces
+
+
+def test_where_what_waits_begins() -> None:
+    """By log, the first of each."""
+    runs = Runs()
+    for partition, places in ((0, [("a", 5), ("b", 2), ("a", 6)]), (1, [("a", 9)]), (0, [("a", 7)])):
+        runs.add(Run(partition, 1, [Message(topic=topic, partition=partition, offset=at) for topic, at in places]))
+    assert runs.first_offsets() == {("a", 0): 5, ("b", 0): 2, ("a", 1): 9}
