@@ -37,8 +37,8 @@ TURN_MESSAGES = 10_000  # Passed on per turn: between turns acknowledgements and
 POLL_INTERVAL_MS_MAX = 60_000
 POLL_IDLE_S = 0.01  # Blocking here is what keeps an idle process idle.
 POLL_BUSY_S = 0.001  # While acknowledgements are expected, they should not wait for the next event.
-# Of a turn may go into restoring, so long may an event of a live partition wait for it; alone, only acknowledgements of
-# commits wait.
+# Of a turn may go into restoring, so long may an event of a live partition wait for it. Where none was live when it
+# began, the partitions to be restored are what everybody waits for.
 RESTORE_S = 0.002
 RESTORE_ALONE_S = 0.1
 SETTINGS_INTERVAL_S = 0.05
@@ -177,6 +177,7 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
         self._backlog = 0
         self._held_back = False
         self._runs = Runs()
+        self._hurries: bool | None = None  # with what is being restored; None while nothing is
         self._fillings = Fillings(new_ledger, clock)
         self._filled: list[Filling] = []
         self._bounds = LogBounds(options.client_config, options.topics)
@@ -218,6 +219,8 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
             self._take_settings()
         if self._is_restoring:
             self._restore(now)
+        else:
+            self._hurries = None
         if self.stop_requested:
             self._consumer.poll(0)
             if drained:
@@ -363,11 +366,12 @@ class EventsReader(StatefulSourcePartition[tuple[str, Arrival], None]):
 
     def _restore(self, now: float) -> None:
         """Read and fill a little, and open the partitions that are restored and whose inputs' bounds are known."""
-        # Who catches up is late anyway.
-        alone = not any(one.live and at not in self._catching_up for at, one in self._assignments.items())
-        for restored in self._restorer.step(hurry=alone):
+        if self._hurries is None:
+            # Who catches up is late anyway; and who is the first of many to be restored does not slow the others down.
+            self._hurries = not any(one.live and at not in self._catching_up for at, one in self._assignments.items())
+        for restored in self._restorer.step(self._hurries):
             self._fillings.add(restored)
-        for filled in self._fillings.step(now + (RESTORE_ALONE_S if alone else RESTORE_S)):
+        for filled in self._fillings.step(now + (RESTORE_ALONE_S if self._hurries else RESTORE_S)):
             # Only now: what was told while it was restored, a renewal say, belongs to the replay too.
             self._bounds.ask(filled.restored.partition)
             self._filled.append(filled)

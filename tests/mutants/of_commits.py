@@ -82,6 +82,13 @@ COMMITS = (
         caught_by="tests/dataflows/test_portions.py",
     ),
     bug(
+        "first_of_many_slows_down_the_others",
+        "rules: restoring",
+        "As soon as one partition of a start is live, the others are restored as slowly as beside events.",
+        (SOURCE, "        if self._hurries is None:\n", "        if True:\n"),
+        caught_by="tests/sources/test_kafka_reader.py",
+    ),
+    bug(
         "busy_turns_are_never_cut_in",
         "section 7: cuts under load",
         "Where acknowledgements and records take all of a turn, one partition at most is cut in it.",

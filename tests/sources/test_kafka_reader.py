@@ -244,12 +244,29 @@ def test_time_for_filling_is_short_while_others_are_live(reader: EventsReader, m
 
     monkeypatch.setattr(reader, "_clock", clock)
     monkeypatch.setattr(reader._fillings, "_clock", clock)
-    assert opened_by(reader) == ["0", "1", "2"]
+    open_all(reader, monkeypatch)
+    reader.next_batch()
+    monkeypatch.setattr(FakeRestorer, "busy", True)
     consumer = FakeConsumer.made[0]
     for partition in (0, 1):
         consumer.lost_callback(consumer, [TopicPartition(topic, partition) for topic in TOPICS])
         consumer.assign_callback(consumer, [TopicPartition(topic, partition) for topic in TOPICS])
     assert [opened_by(reader) for _ in range(2 * PORTIONS)] == [[], ["0"], [], ["1"]]
+
+
+def test_the_first_of_many_to_be_live_does_not_slow_down_the_others(
+    reader: EventsReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a start all partitions wait: what is left is restored as fast as the first of them."""
+    times = [0.0]
+
+    def clock() -> float:
+        times[0] += 0.06
+        return times[0]
+
+    monkeypatch.setattr(reader, "_clock", clock)
+    monkeypatch.setattr(reader._fillings, "_clock", clock)
+    assert [opened_by(reader) for _ in range(PARTITIONS)] == [["0"], ["1"], ["2"]]
 
 
 def test_a_partition_that_opens_while_input_is_held_back_waits_with_the_others(
