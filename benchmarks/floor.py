@@ -25,7 +25,8 @@ from schemas.topics import ORDER_RESERVATIONS, POS_SALES, WMS_MOVEMENTS
 from stock import events
 
 CONSUME_MESSAGES = 1_000
-# What pays if a poll's changes to a key become one record: long runs of one partition.
+# What pays if a poll's changes to a key become one record: long runs of one partition. As much as stockflow reads at
+# once, which a test compares: its modules would count in this process's memory.
 CONFLATED_MESSAGES, CONFLATED_FETCH_BYTES = 60_000, 8 * 1024 * 1024
 IDLE_S, BUSY_S = 0.01, 0.001  # How long to block for the next event; shorter while acknowledgements are expected.
 REDIS_RECORDS = 500  # Per call; more saved nothing, fewer cost more.

@@ -1,6 +1,6 @@
 """What the worker's thread spends per event, stage by stage, without servers: seconds to run, and hardly any noise.
 
-The real code takes in batches as the source makes them (with a backlog full ones, all of one partition) while a
+The real code takes in batches as the source makes them (with a backlog portions of a run of one partition) while a
 clock of our own moves on as if events came at a given rate. Kafka is a list: what it costs to consume and to produce
 is not in here. The figures are CPU time of this thread, so other programs on the machine disturb them little.
 """
@@ -25,14 +25,14 @@ from dataflows.keep_balances import BalanceContext, BalanceStats, KeepBalances
 from dataflows.tracing import Tracing
 from schemas.topics import KEYED_INPUTS
 from sinks.outlet import Delivered, Outlet, OutletStats
-from sinks.publisher import GATHERED_MAX
 from sources.arrivals import Arrival, Batch, CaughtUp, Opened
 from sources.kafka import FETCH_PARTITION_BYTES, TURN_MESSAGES
 from sources.restore import Restored
+from sources.runs import Run, Runs
 from stock.policies import Policies
 from stockflow.tracing import BatchSpans
 
-EVENT_BYTES = 208
+EVENT_BYTES = 208  # Of the plain mix.
 CUT_INTERVAL_S = 0.2
 START_US = 1_790_000_000_000_000
 STAGES = ("decode and apply", "publish", "publish after the interval", "acknowledge", "cut")
@@ -201,22 +201,20 @@ class Loop:
         """Take in all events, as if so many came per second; the number of them."""
         total = 0
         for turn in _turns(batches, self._partitions, spread, self.wall_us, self._traced):
-            self.now += sum(len(messages) for _, messages, _ in turn) / rate
+            self.now += sum(len(run.messages) for run in turn) / rate
             self._serve()
-            for partition, messages, more in turn:
-                arrivals: list[Arrival] = [Batch(1, messages, more)]  # type: ignore[arg-type]
+            for run in turn:
+                arrivals: list[Arrival] = [Batch(run.epoch, run.messages, run.more)]
                 with self._timed("decode and apply"):
-                    [change], _ = self._steps[partition].on_batch(arrivals)
+                    [change], _ = self._steps[run.partition].on_batch(arrivals)
                 with self._timed("publish"):
-                    outlet = self._outlets[partition]
+                    outlet = self._outlets[run.partition]
                     if change.traces:
                         outlet.traces.remember(change.traces)
-                    outlet.gathers = change.more and len(outlet.ledger.touched) < GATHERED_MAX
-                    if not outlet.gathers:
-                        outlet.publish(self.now, self.wall_us())
+                    outlet.publish(self.now, self.wall_us(), change.more)
                     if change.traced_batch is not None and self._tracing is not None:
-                        self._tracing.processed(partition, change.traced_batch, self.wall_us())
-                total += len(messages)
+                        self._tracing.processed(run.partition, change.traced_batch, self.wall_us())
+                total += len(run.messages)
         for _ in range(3):
             self.now += 1.0
             self._serve()
@@ -245,11 +243,8 @@ class Loop:
 
 def _turns(
     batches: Batches, partitions: int, spread: int, wall_us: Callable[[], int], traced: float
-) -> Iterator[list[tuple[int, list[FakeMessage], bool]]]:
-    """The events in turns as large as the source makes them, from `spread` partitions.
-
-    One list for each, and whether more of it follows in the next turn, read with it.
-    """
+) -> Iterator[list[Run]]:
+    """The events in turns as large as the source makes them, from `spread` partitions at a time."""
     queues: dict[int, list[FakeMessage]] = {partition: [] for partition in range(partitions)}
     stamp = (1, wall_us() // 1_000)
     for (topic, partition), messages in batches.items():
@@ -258,17 +253,15 @@ def _turns(
             for offset, message in enumerate(messages, _offsets[topic, partition])
         ]
         _offsets[topic, partition] += len(messages)
-    each, longest = TURN_MESSAGES // spread, max(len(queue) for queue in queues.values())
-    run = FETCH_PARTITION_BYTES // EVENT_BYTES if spread == 1 else each
-    for start in range(0, longest, run):
+    each = FETCH_PARTITION_BYTES // EVENT_BYTES if spread == 1 else TURN_MESSAGES // spread
+    longest, runs = max(len(queue) for queue in queues.values()), Runs()
+    for at in range(0, longest, each):
         for first in range(0, partitions, spread):
-            for at in range(start, min(longest, start + run), each):
-                upto = min(at + each, start + run)
-                turn = [
-                    (partition, queues[partition][at:upto], upto < min(len(queues[partition]), start + run))
-                    for partition in range(first, min(partitions, first + spread))
-                ]
-                yield [(partition, messages, more) for partition, messages, more in turn if messages]
+            for partition in range(first, min(partitions, first + spread)):
+                if messages := queues[partition][at : at + each]:
+                    runs.add(Run(partition, 1, messages))  # type: ignore[arg-type]
+            while runs:
+                yield list(runs.take(TURN_MESSAGES))
 
 
 def _context_of(offset: int, traced: float) -> list[tuple[str, bytes]] | None:

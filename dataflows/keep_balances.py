@@ -32,7 +32,7 @@ _ITEMS = KEYED_INPUTS.index(STOCK_ITEMS)
 
 @dataclass(frozen=True)
 class Changes:
-    """What a batch did. `opened` comes once, first; the ledger's touched keys say the rest, `more` of them soon."""
+    """What a batch did. `opened` comes once, first; the ledger's touched keys say the rest."""
 
     epoch: int
     arrivals: int  # how many items of the source are behind this one
@@ -43,7 +43,7 @@ class Changes:
     gone: Ledger | None = None  # of the assignment that was closed
     traces: Mapping[tuple[str, str], Trace] = field(default_factory=dict)  # of its events, by their source and id
     traced_batch: TracedBatch | None = None
-    more: bool = False
+    more: bool = False  # the next batch of the partition follows soon
 
 
 class BalanceStats:

@@ -49,6 +49,9 @@ COMPLETE_INTERVAL_S = 5.0  # How long digests of acknowledged records may stay u
 ANSWER_INTERVAL_S = 0.01  # Whoever has asked for a reservation waits for a cut.
 SWEEP_KEYS = 50  # Keys looked at at once when rules changed: about a millisecond with their records.
 PASS_KEYS = 20 * SWEEP_KEYS  # ... and passed by, if the change does not concern them.
+# Keys that portions of a run may touch before they are sent: where events hardly share keys, waiting for the last
+# portion spares nothing, and all of it would be sent and cut in one turn.
+GATHERED_MAX = 10_000
 DELISTED_DIGEST = 1  # Stored. Of a null record: what is on hand of a delisted SKU makes no other one.
 
 _LONG_AGO = float("-inf")
@@ -320,7 +323,7 @@ class Outlet:
         self.partition, self.epoch, self.generation = partition, epoch, generation
         self.ledger = ledger
         self.catching_up = True
-        self.gathers = False  # More of a run follows: what it changes is sent, and a cut made, with a later portion.
+        self.gathers = False  # Touched keys wait for more of a run: until they are sent, no cut may be made.
         self._shown, (self._tail_start, self._letters_start) = shown, tail_starts
         self.closed = False
         self.traces = Traces()
@@ -374,8 +377,14 @@ class Outlet:
         self._shown = set()
         self.look_again(None, None, None)
 
-    def publish(self, now: float, now_us: int) -> None:
-        """Send what the touched keys have to say, each by its lane; all keys of a changed item are looked at soon."""
+    def publish(self, now: float, now_us: int, more: bool = False) -> None:
+        """Send what the touched keys have to say, each by its lane; all keys of a changed item are looked at soon.
+
+        Where `more` facts of a run follow soon nothing is sent yet, unless many keys are touched.
+        """
+        self.gathers = more and len(self.ledger.touched) < GATHERED_MAX
+        if self.gathers:
+            return
         if self.ledger.items_changed:
             changed, self.ledger.items_changed = self.ledger.items_changed, {}
             for sku, cause in changed.items():

@@ -41,9 +41,6 @@ SWEEP_IN_FLIGHT_MAX = 10
 # How often partitions are asked what has become due. What facts change is sent with them, and acknowledgements are
 # looked at in each turn, of which there are thousands a second.
 DUE_INTERVAL_S = 0.002
-# Keys that portions of a run may change before they are sent: where events hardly share keys, waiting for the last
-# portion spares nothing, and all of it would be sent and cut in one turn.
-GATHERED_MAX = 10_000
 CUT_S = 0.002  # Of a turn may go into beginning cuts, and each in itself takes about as long where much has changed.
 CHECK_INTERVAL_S = 1.0  # How often the ends of our own outputs are compared with what was acknowledged.
 CHECK_TIMEOUT_S = 10.0
@@ -239,9 +236,7 @@ class Publisher:
             outlet.traces.remember(traces)
         if letters:
             outlet.refuse(letters, now_us)
-        outlet.gathers = more and len(outlet.ledger.touched) < GATHERED_MAX
-        if not outlet.gathers:
-            outlet.publish(self._clock(), now_us)
+        outlet.publish(self._clock(), now_us, more)
 
     def caught_up(self, partition: int, epoch: int) -> None:
         """A partition has read everything that was there at its assignment."""
@@ -356,7 +351,6 @@ class Publisher:
         outlets = [self.outlets[p] for p in partitions if p in self.outlets]
         now, now_us = self._clock(), self._wall_us()
         for outlet in outlets:
-            outlet.gathers = False
             outlet.publish(now, now_us)
             outlet.release_waiting(now, now_us)
         pending, last_cut = set(outlets), set[Outlet]()

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from benchmarks import hot_path, memory, throughput
+from benchmarks import floor, hot_path, memory, throughput
 from benchmarks.workload import Options, make
 from schemas.events import decode
 from schemas.topics import KEYED_INPUTS, partition_of
+from sources import kafka
 from stock.events import StockFact
 from stock.ledger import Ledger
 from stock.policies import Policies
@@ -44,6 +45,12 @@ def test_the_ledger_arrives_at_the_sums_of_the_workload() -> None:
     assert sum(ledger.balance(key).on_hand for key in keys) == workload.expected.on_hand
     assert sum(ledger.commitments.units(key) for key in keys) == workload.expected.committed
     assert 190 <= workload.event_bytes <= 220
+
+
+def test_the_conflating_floor_reads_as_much_at_once() -> None:
+    """Else it would conflate less than stockflow, and look slower than it is."""
+    assert floor.CONFLATED_MESSAGES == kafka.BACKLOG_MESSAGES
+    assert floor.CONFLATED_FETCH_BYTES == kafka.FETCH_PARTITION_BYTES
 
 
 def test_a_seed_gives_the_same_events() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from schemas.topics import AVAILABILITY, STOCK_STATE
-from sinks import publisher as module
+from sinks import outlet as module
 from sinks.publisher import Publisher
 from sources.restore import Restored
 from stock.events import PosSale
@@ -15,6 +15,13 @@ from tests.simulation.kafka import Broker
 from tests.strategies import START
 
 NOW_US = int(START.timestamp() * 1_000_000)
+
+
+def opened_by(publisher: Publisher) -> Ledger:
+    """The ledger of a partition without any balance yet."""
+    ledger = Ledger(Policies())
+    publisher.open(Restored(0, 7, generation=1), ledger)
+    return ledger
 
 
 def sell(publisher: Publisher, ledger: Ledger, number: int, more: bool) -> None:
@@ -35,8 +42,7 @@ def serve(publisher: Publisher, broker: Broker, turns: int = 20) -> tuple[int, i
 def test_a_run_is_told_and_cut_with_its_last_portion(publisher: tuple[Publisher, Broker]) -> None:
     """One record says what all of it changed; a cut before that would commit what nobody was told."""
     outgoing, broker = publisher
-    ledger = Ledger(Policies())
-    outgoing.open(Restored(0, 7, generation=1), ledger)
+    ledger = opened_by(outgoing)
     for number in range(3):
         sell(outgoing, ledger, number, more=True)
         assert serve(outgoing, broker) == (0, 0)
@@ -52,8 +58,7 @@ def test_a_run_of_many_keys_is_told_and_cut_before_its_end(
     """Where keys hardly come again, waiting spares no record, and all of them would be sent in one turn."""
     monkeypatch.setattr(module, "GATHERED_MAX", 1)
     outgoing, broker = publisher
-    ledger = Ledger(Policies())
-    outgoing.open(Restored(0, 7, generation=1), ledger)
+    ledger = opened_by(outgoing)
     ends = [(0, 0)]
     for number in range(3):
         sell(outgoing, ledger, number, more=True)
@@ -68,8 +73,7 @@ def test_a_partition_that_is_handed_over_tells_what_was_applied(
 ) -> None:
     """The next owner reads from there: the rest of the run is its own."""
     outgoing, broker = publisher
-    ledger = Ledger(Policies())
-    outgoing.open(Restored(0, 7, generation=1), ledger)
+    ledger = opened_by(outgoing)
     for number in range(portions):
         sell(outgoing, ledger, number, more=True)
     outgoing.finish([0], 5.0)

@@ -78,7 +78,7 @@ COMMITS = (
         "every_portion_is_told",
         "rules: conflation",
         "Far behind, each portion of what was read at once is told on its own.",
-        (PUBLISHER, "        if not outlet.gathers:\n", "        if True:\n"),
+        (OUTLET, "        if self.gathers:\n            return\n", ""),
         caught_by="tests/dataflows/test_portions.py",
     ),
     bug(

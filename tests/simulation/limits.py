@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 SMALL_LIMITS: tuple[tuple[str, str, float], ...] = (
     ("sinks.publisher", "IN_FLIGHT_MAX", 6),
-    ("sinks.publisher", "GATHERED_MAX", 4),
+    ("sinks.outlet", "GATHERED_MAX", 4),
     ("sources.kafka", "BATCH_MESSAGES", 3),
     ("sources.kafka", "BACKLOG_MESSAGES", 9),
     ("sources.kafka", "BACKLOG", 12),

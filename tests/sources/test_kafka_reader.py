@@ -202,6 +202,18 @@ def open_all(reader: EventsReader, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FakeRestorer, "busy", False)
 
 
+def let_time_pass(reader: EventsReader, monkeypatch: pytest.MonkeyPatch, step_s: float) -> None:
+    """Each look at the clock takes so long."""
+    times = [0.0]
+
+    def clock() -> float:
+        times[0] += step_s
+        return times[0]
+
+    monkeypatch.setattr(reader, "_clock", clock)
+    monkeypatch.setattr(reader._fillings, "_clock", clock)
+
+
 def opened_by(reader: EventsReader) -> list[str]:
     """The partitions that a turn opens."""
     return [partition for partition, arrival in reader.next_batch() if isinstance(arrival, Opened)]
@@ -236,15 +248,9 @@ def test_a_partition_lost_while_its_ledger_is_filled_is_not_opened(
 
 def test_time_for_filling_is_short_while_others_are_live(reader: EventsReader, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a turn may take of the time of live partitions is little; alone, a ledger is filled in one go."""
-    times = [0.0]
-
-    def clock() -> float:
-        times[0] += 0.01
-        return times[0]
-
-    monkeypatch.setattr(reader, "_clock", clock)
-    monkeypatch.setattr(reader._fillings, "_clock", clock)
-    open_all(reader, monkeypatch)
+    let_time_pass(reader, monkeypatch, 0.01)
+    assert opened_by(reader) == ["0", "1", "2"]
+    monkeypatch.setattr(FakeRestorer, "busy", False)
     reader.next_batch()
     monkeypatch.setattr(FakeRestorer, "busy", True)
     consumer = FakeConsumer.made[0]
@@ -258,14 +264,7 @@ def test_the_first_of_many_to_be_live_does_not_slow_down_the_others(
     reader: EventsReader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a start all partitions wait: what is left is restored as fast as the first of them."""
-    times = [0.0]
-
-    def clock() -> float:
-        times[0] += 0.06
-        return times[0]
-
-    monkeypatch.setattr(reader, "_clock", clock)
-    monkeypatch.setattr(reader._fillings, "_clock", clock)
+    let_time_pass(reader, monkeypatch, 0.06)
     assert [opened_by(reader) for _ in range(PARTITIONS)] == [["0"], ["1"], ["2"]]
 
 
