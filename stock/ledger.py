@@ -26,11 +26,13 @@ from stock.balance import (
     Cause,
     Count,
     Movements,
+    Past,
     StateMoves,
     apply_count,
     apply_movement,
     pack,
     unpack,
+    unpack_past,
 )
 from stock.commitments import (
     ORDERS_PER_SKU_MAX,
@@ -718,7 +720,7 @@ class Ledger:
             yield
         for key in self.alerts.about:
             self._suspect(key)
-        yield from self.recent.restoring(chunks, self._restore_row)
+        yield from self.recent.restoring(chunks, self._restore_rows)
         for keys in in_portions(list(rewrite)):
             for key in keys:
                 self.rewrite(key)
@@ -1082,27 +1084,52 @@ class Ledger:
         known = self._idle.get(at)
         if known is None:
             return
-        balance = unpack(known)
-        facts = self.echoes.restore(key, packed, balance.applied, self.commitments.clock_us)
+        past = unpack_past(known)
+        facts = self.echoes.restore(key, packed, past.applied, self.commitments.clock_us)
         for time_us, units in moves(facts).items():
-            self._remember(at, balance, time_us, units)
+            self._remember(at, past, time_us, units)
         for (time_us, state), units in state_moves(facts).items():
             self._state_moves.setdefault(at, []).append((time_us, state, units))
 
-    def _remember(self, key: str, balance: Balance, time_us: int, units: int) -> None:
+    def _remember(self, key: str, past: Past, time_us: int, units: int) -> None:
         """Put a movement back into the log, if a late count may still ask for it."""
-        if time_us > balance.dropped_us and (balance.count is None or time_us >= balance.count[0]):
+        if time_us > past.dropped_us and (past.count is None or time_us >= past.count[0]):
             movements = self._movements.get(key)
             if movements is None:
                 movements = self._movements[key] = Movements()
             movements.add(time_us, units)
 
-    def _restore_row(self, row: Row) -> bool:
-        """Take a journal row back if the balance it belongs to has had its effect; whether it has."""
+    def _restore_rows(self, rows: list[Row]) -> list[Row]:
+        """Take journal rows back whose balance has had their effect; these are returned.
+
+        Balances stay packed, and of what they hold only the beginning is read: most rows are of a balance that no
+        other row of the portion is of.
+        """
+        idle = self._idle
+        had: list[Row] = []
+        for row in rows:
+            key, topic, outcome, offset, _, time_us, units = row
+            packed = idle.get(key)
+            if packed is None or outcome == DEAD_LETTER:
+                if self._restore_other_row(row):
+                    had.append(row)
+                continue
+            past = unpack_past(packed)
+            if offset > past.applied[topic]:
+                continue
+            if units:
+                self._remember(key, past, time_us, units)
+            self._take_back(row)
+            had.append(row)
+        return had
+
+    def _restore_other_row(self, row: Row) -> bool:
+        """The same for a row that is not of a balance's units."""
         key, topic, outcome, offset, _, time_us, units = row
         if _STATE_ROW in key:
             key, _, state = key.partition(_STATE_ROW)
-            if key not in self or offset > self.balance(key).applied[topic]:
+            packed = self._idle.get(key)
+            if packed is None or offset > unpack_past(packed).applied[topic]:
                 return False
             self._state_moves.setdefault(key, []).append((time_us, state, units))
             return True
@@ -1110,20 +1137,12 @@ class Ledger:
             self._over_limit.add((topic, offset))
             self._replay_until[topic] = max(self._replay_until[topic], offset + 1)
             return True
-        if is_verdict_key(key):
-            if self.verdicts.get(key) is None:
-                return False
-            return self._take_back(row)
-        if key not in self:
-            return False
-        balance = self.balance(key)
-        if offset > balance.applied[topic]:
-            return False
-        if units:
-            self._remember(key, balance, time_us, units)
-        return self._take_back(row)
+        if is_verdict_key(key) and self.verdicts.get(key) is not None:
+            self._take_back(row)
+            return True
+        return False
 
-    def _take_back(self, row: Row) -> bool:
+    def _take_back(self, row: Row) -> None:
         """Note the outcome of a fact that had its effect, if the totals do not cover it."""
         topic, outcome, offset, id_hash = row[1:5]
         if outcome != DUPLICATE:
@@ -1131,7 +1150,6 @@ class Ledger:
         if offset >= self._durable[topic]:
             self._covered[topic, offset] = outcome
             self._replay_until[topic] = max(self._replay_until[topic], offset + 1)
-        return True
 
 
 def _identity(sku: str, source: str, id: str) -> int:

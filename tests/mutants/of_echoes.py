@@ -72,7 +72,7 @@ ECHOES = (
         "a_late_count_does_not_know_groups",
         "rules: echo",
         "After a restart a late count takes what was told in groups for nothing.",
-        (LEDGER, "            self._remember(at, balance, time_us, units)\n", "            pass\n"),
+        (LEDGER, "            self._remember(at, past, time_us, units)\n", "            pass\n"),
         caught_by=ECHO_TESTS,
     ),
     bug(

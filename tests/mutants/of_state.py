@@ -197,20 +197,19 @@ STATE = (
         "journal_restores_no_movements",
         "section 7: journal restores movements",
         "A late count after a restart forgets the sales since.",
-        (LEDGER, "            self._remember(key, balance, time_us, units)\n", "            pass\n"),
+        (LEDGER, "                self._remember(key, past, time_us, units)\n", "                pass\n"),
     ),
     bug(
         "journal_rows_beyond_the_state_count",
         "section 7: journal rows beyond applied dropped",
         "A fact whose balance did not become durable is taken for its own repeat, and lost.",
-        (LEDGER, "if offset > balance.applied[topic]:", "if False:"),
+        (LEDGER, "            if offset > past.applied[topic]:\n                continue\n", ""),
         (
             LEDGER,
-            "        if key not in self:\n            return False\n        balance",
-            "        if key not in self:\n"
+            "        if is_verdict_key(key) and",
+            "        if not is_verdict_key(key):\n"
             "            self.recent.ids.add(row[4])\n"
-            "            return False\n"
-            "        balance",
+            "        if is_verdict_key(key) and",
         ),
     ),
     bug(

@@ -19,6 +19,7 @@ from stock.balance import (
     apply_movement,
     pack,
     unpack,
+    unpack_past,
 )
 
 Move = tuple[int, int]  # time, units
@@ -240,3 +241,13 @@ def test_an_idle_balance_is_small() -> None:
 def test_the_logs_bounds_are_sane() -> None:
     """Dropping in portions needs room for one portion."""
     assert module._LOG_LENGTH_MAX == 2 * 1_280
+
+
+@pytest.mark.parametrize("net", [None, (1, 0, 2)], ids=["short form", "long form"])
+def test_the_past_of_packed_bytes_is_that_of_the_balance(net: tuple[int, int, int] | None) -> None:
+    """A restart reads only this much of most balances."""
+    balance = Balance([4, 9, 2, 0], 7, 1, count=(60, "wms", "c"), moved_us=80, dropped_us=50, pos_us=70, net=net)
+    past = unpack_past(pack(balance))
+    fields = past.__struct_fields__
+    assert {"applied", "count", "dropped_us"} <= set(fields)
+    assert [getattr(past, field) for field in fields] == [getattr(balance, field) for field in fields]
