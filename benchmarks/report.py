@@ -38,6 +38,7 @@ MEANING = {
     "throughput_vs": "events/s of stockflow / of the other; more is better",
     "throughput_all_cores": "events/s of a group with a process per core / of the other, one process; more is better",
     "p50": "median latency of stockflow / of the other; less is better",
+    "p999": "99.9th percentile of stockflow / of the other; less is better",
     "p99": "99th percentile of stockflow / of the other; less is better",
     "restore": "seconds to restore / seconds of a bare read; less is better",
     "takeover": "seconds to take half of the partitions over / seconds of a bare read of them; less is better",

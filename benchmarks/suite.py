@@ -48,10 +48,13 @@ VERSUS = {  # Figures of throughput, by the program that stockflow is compared w
 COMPARED = {  # Figures of latency: seen where, at which quantile, compared with whom.
     "p50_vs_floor": ("kafka", "p50", FLOOR),
     "p99_vs_floor": ("kafka", "p99", FLOOR),
+    "p999_vs_floor": ("kafka", "p99.9", FLOOR),
     "p50_redis_vs_floor": ("redis", "p50", FLOOR),
     "p99_redis_vs_floor": ("redis", "p99", FLOOR),
+    "p999_redis_vs_floor": ("redis", "p99.9", FLOOR),
     "p50_vs_kafka_streams": ("kafka", "p50", STREAMS),
     "p99_vs_kafka_streams": ("kafka", "p99", STREAMS),
+    "p999_vs_kafka_streams": ("kafka", "p99.9", STREAMS),
 }
 LATENCIES = tuple(name for name, (_, _, other) in COMPARED.items() if other == FLOOR)
 HALF = "_half_of_maximum"
@@ -61,6 +64,7 @@ LOADS = {  # What is added to the names of the figures, and the options of `benc
     HALF: [],
     "_flash_sale": ["--rate", "290", "--burst-every", "0", "--flash-seconds", "5", "--flash-times", "20"],
 }
+BESIDE_STREAMS = ("", "_5800")  # Loads at which Kafka Streams takes its turn, too.
 SPREAD_FIGURES = {"throughput_all_cores_vs_floor": FLOOR, "throughput_all_cores_vs_one_process": STOCKFLOW}
 BOTH = (FLOOR, STOCKFLOW)
 RESTORE, TAKEOVER, MEMORY = "restore_vs_bare", "takeover_vs_bare", "bytes_per_balance"
@@ -119,14 +123,14 @@ FULL = Size(
     loads=tuple(LOADS),
     latency_s=20,
     latency_warm_up_s=15,
-    latency_rounds=3,
+    latency_rounds=5,
     restore_balances=1_000_000,
     restore_rounds=5,
-    takeover_rounds=3,
+    takeover_rounds=5,
     redis_rounds=5,
     memory_balances=1_000_000,
-    memory_rounds=3,
-    variant_rounds=3,
+    memory_rounds=5,
+    variant_rounds=5,
 )
 
 
@@ -220,7 +224,7 @@ def _spread(
 
 
 def latencies(where: Servers, size: Size, report: Report, folder: Path, calm_s: float, console: Console) -> None:
-    """Rounds of each load: floor, stockflow, and Kafka Streams at the first load."""
+    """Rounds of each load: floor, stockflow, and at some Kafka Streams."""
     loads = {name: arguments for name, arguments in LOADS.items() if name in size.loads}
     if HALF in loads:
         rates = [one["per_second"] for one in report.raw.get("throughput", []) if one["program"] == STOCKFLOW]
@@ -234,7 +238,7 @@ def latencies(where: Servers, size: Size, report: Report, folder: Path, calm_s: 
             report.skip(f"not part of the {size.name} run", *figures_of(name))
     common = ["--seconds", str(size.latency_s), "--balances", str(size.balances), "--peer-warm-up", str(size.warm_up)]
     common += ["--warm-up", str(size.latency_warm_up_s), "--folder", str(folder), "--calm", str(calm_s)]
-    turns = [(name, program) for name in loads for program in ((FLOOR, STOCKFLOW, STREAMS) if name == "" else BOTH)]
+    turns = [(name, program) for name in loads for program in ((FLOOR, STOCKFLOW, STREAMS) if name in BESIDE_STREAMS else BOTH)]
     rounds: list[dict[tuple[str, str], Latency]] = []
     for number in range(size.latency_rounds):
         one: dict[tuple[str, str], Latency] = {}
@@ -269,7 +273,7 @@ def latencies(where: Servers, size: Size, report: Report, folder: Path, calm_s: 
 
 def figures_of(load: str, program: str = STOCKFLOW) -> list[str]:
     """The figures of a load that need this program; all of them need stockflow."""
-    compared = COMPARED if load == "" else LATENCIES
+    compared = COMPARED if load in BESIDE_STREAMS else LATENCIES
     return [figure + load for figure in compared if program in (STOCKFLOW, COMPARED[figure][2])]
 
 
