@@ -66,7 +66,7 @@ LOADS = {  # What is added to the names of the figures, and the options of `benc
 }
 BESIDE_STREAMS = ("", "_5800")  # Loads at which Kafka Streams takes its turn, too.
 SPREAD_FIGURES = {"throughput_all_cores_vs_floor": FLOOR, "throughput_all_cores_vs_one_process": STOCKFLOW}
-BOTH, THREE = (FLOOR, STOCKFLOW), (FLOOR, STOCKFLOW, STREAMS)
+BOTH = (FLOOR, STOCKFLOW)
 RESTORE, TAKEOVER, MEMORY = "restore_vs_bare", "takeover_vs_bare", "bytes_per_balance"
 REDIS = "redis_writes_vs_redis_benchmark"
 
@@ -238,7 +238,7 @@ def latencies(where: Servers, size: Size, report: Report, folder: Path, calm_s: 
             report.skip(f"not part of the {size.name} run", *figures_of(name))
     common = ["--seconds", str(size.latency_s), "--balances", str(size.balances), "--peer-warm-up", str(size.warm_up)]
     common += ["--warm-up", str(size.latency_warm_up_s), "--folder", str(folder), "--calm", str(calm_s)]
-    turns = [(name, program) for name in loads for program in (THREE if name in BESIDE_STREAMS else BOTH)]
+    turns = [(name, program) for name in loads for program in ((*BOTH, STREAMS) if name in BESIDE_STREAMS else BOTH)]
     rounds: list[dict[tuple[str, str], Latency]] = []
     for number in range(size.latency_rounds):
         one: dict[tuple[str, str], Latency] = {}

@@ -720,7 +720,7 @@ class Ledger:
             yield
         for key in self.alerts.about:
             self._suspect(key)
-        yield from self.recent.restoring(chunks, self._restore_rows)
+        yield from self.recent.restoring(chunks, self._restore_row)
         for keys in in_portions(list(rewrite)):
             for key in keys:
                 self.rewrite(key)
@@ -1099,50 +1099,35 @@ class Ledger:
                 movements = self._movements[key] = Movements()
             movements.add(time_us, units)
 
-    def _restore_rows(self, rows: list[Row]) -> list[Row]:
-        """Take journal rows back whose balance has had their effect; these are returned.
+    def _restore_row(self, row: Row) -> bool:
+        """Take a journal row back if the balance it belongs to has had its effect; whether it has.
 
-        Balances stay packed, and of what they hold only the beginning is read: most rows are of a balance that no
-        other row of the portion is of.
+        Balances stay packed: few of them are asked for again soon.
         """
-        idle = self._idle
-        had: list[Row] = []
-        for row in rows:
-            key, topic, outcome, offset, _, time_us, units = row
-            packed = idle.get(key)
-            if packed is None or outcome == DEAD_LETTER:
-                if self._restore_other_row(row):
-                    had.append(row)
-                continue
-            past = unpack_past(packed)
-            if offset > past.applied[topic]:
-                continue
-            if units:
-                self._remember(key, past, time_us, units)
-            self._take_back(row)
-            had.append(row)
-        return had
-
-    def _restore_other_row(self, row: Row) -> bool:
-        """The same for a row that is not of a balance's units."""
-        key, topic, outcome, offset, _, time_us, units = row
-        if _STATE_ROW in key:
-            key, _, state = key.partition(_STATE_ROW)
-            packed = self._idle.get(key)
-            if packed is None or offset > unpack_past(packed).applied[topic]:
-                return False
-            self._state_moves.setdefault(key, []).append((time_us, state, units))
-            return True
+        row_key, topic, outcome, offset, _, time_us, units = row
         if outcome == DEAD_LETTER:
             self._over_limit.add((topic, offset))
             self._replay_until[topic] = max(self._replay_until[topic], offset + 1)
             return True
-        if is_verdict_key(key) and self.verdicts.get(key) is not None:
-            self._take_back(row)
+        if is_verdict_key(row_key):
+            if self.verdicts.get(row_key) is None:
+                return False
+            return self._take_back(row)
+        key, _, state = row_key.partition(_STATE_ROW)
+        packed = self._idle.get(key)
+        if packed is None:
+            return False
+        past = unpack_past(packed)
+        if offset > past.applied[topic]:
+            return False
+        if state:
+            self._state_moves.setdefault(key, []).append((time_us, state, units))
             return True
-        return False
+        if units:
+            self._remember(key, past, time_us, units)
+        return self._take_back(row)
 
-    def _take_back(self, row: Row) -> None:
+    def _take_back(self, row: Row) -> bool:
         """Note the outcome of a fact that had its effect, if the totals do not cover it."""
         topic, outcome, offset, id_hash = row[1:5]
         if outcome != DUPLICATE:
@@ -1150,6 +1135,7 @@ class Ledger:
         if offset >= self._durable[topic]:
             self._covered[topic, offset] = outcome
             self._replay_until[topic] = max(self._replay_until[topic], offset + 1)
+        return True
 
 
 def _identity(sku: str, source: str, id: str) -> int:

@@ -143,12 +143,12 @@ class Recent:
         """Write a chunk again, or its deletion, with the next cut: what stands on the topic is not ours."""
         self._rewrite.add(number)
 
-    def restoring(self, packed: Iterable[bytes], counting: Callable[[list[Row]], list[Row]]) -> Iterator[None]:
+    def restoring(self, packed: Iterable[bytes], counts: Callable[[Row], bool]) -> Iterator[None]:
         """Take back the chunks of a restart; yields as `Ledger.restoring` does.
 
         Args:
             packed: every chunk on the topic, in any order.
-            counting: given rows, oldest first, it returns those whose facts had their effect. Any other comes again
+            counts: asked for each row, oldest first, whether its fact had its effect. If not, the fact comes again
                 and gets a new row, so the old one is dropped, here and on the topic: no fact may have two.
         """
         chunks: dict[int, bytes] = {}
@@ -166,7 +166,7 @@ class Recent:
                 continue
             chunk, rows = _decoder.decode(value), []
             for some in in_portions(chunk.rows):
-                rows += counting(some)
+                rows += [row for row in some if counts(row)]
                 yield
             if len(rows) < len(chunk.rows):
                 self._rewrite.add(number)

@@ -197,19 +197,20 @@ STATE = (
         "journal_restores_no_movements",
         "section 7: journal restores movements",
         "A late count after a restart forgets the sales since.",
-        (LEDGER, "                self._remember(key, past, time_us, units)\n", "                pass\n"),
+        (LEDGER, "            self._remember(key, past, time_us, units)\n", "            pass\n"),
     ),
     bug(
         "journal_rows_beyond_the_state_count",
         "section 7: journal rows beyond applied dropped",
         "A fact whose balance did not become durable is taken for its own repeat, and lost.",
-        (LEDGER, "            if offset > past.applied[topic]:\n                continue\n", ""),
+        (LEDGER, "if offset > past.applied[topic]:", "if False:"),
         (
             LEDGER,
-            "        if is_verdict_key(key) and",
-            "        if not is_verdict_key(key):\n"
+            "        if packed is None:\n            return False\n        past",
+            "        if packed is None:\n"
             "            self.recent.ids.add(row[4])\n"
-            "        if is_verdict_key(key) and",
+            "            return False\n"
+            "        past",
         ),
     ),
     bug(

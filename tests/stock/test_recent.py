@@ -40,9 +40,9 @@ def restored(topic: Topic, counts: Callable[[Row], bool] = lambda _: True) -> tu
     """A new process' journal, and every row it was shown."""
     recent, shown = Recent(4, 1_000_000), []
 
-    def take(some: list[Row]) -> list[Row]:
-        shown.extend(some)
-        return [one for one in some if counts(one)]
+    def take(one: Row) -> bool:
+        shown.append(one)
+        return counts(one)
 
     for _ in recent.restoring(reversed(list(topic.values())), take):
         pass
