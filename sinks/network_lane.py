@@ -30,6 +30,10 @@ from stock.network import ALL_CHANNELS, ONE_CHANNEL, NetworkView, Published
 # Stored. What stands for a null record, which delists: what is on hand then makes no other one.
 DELISTED: Published = (1, 64 + 7 * 8 + 7)
 _KEPT_CAUSES = frozenset({"pos.return", "wms.receipt", "transfer.received"})  # For backorder releasers.
+# After a sending networks gather for so long, unless a location has turned urgent: many locations make one sum, and a
+# broker works per request, of which each partition has its own. Where there are many, nothing is spared by waiting.
+GATHER_S = 0.05
+GATHERED_MAX = 50
 _LONG_AGO = float("-inf")
 _face_encoder = msgspec.msgpack.Encoder()
 
@@ -139,6 +143,8 @@ class NetworkLane:
         self._on_published = on_published
         self._interval_s, self._by_lane = routine_interval_s, by_lane
         self._touched: dict[str, CauseValues | None] = {}  # SKUs, with the newest cause
+        self._gathers_until = _LONG_AGO
+        self._hurries = False  # What is touched may not gather.
         self._forced: set[str] = set()
         self._in_flight: deque[tuple[str, bytes | None, Published]] = deque()
         self._latest: dict[str, Published] = {}
@@ -172,6 +178,7 @@ class NetworkLane:
         """
         sku = key.partition("|")[0]
         self._network.note(sku, key, seen)
+        self._hurries |= urgent
         if urgent or f"{sku}|{ALL_CHANNELS}" not in self._waiting or self._network.channels(sku) is not ONE_CHANNEL:
             self.touch(sku, cause)
         else:
@@ -221,6 +228,7 @@ class NetworkLane:
                 self._network.recall(key)
                 self._forced.add(key)
                 self.touch(sku, None)
+                self._hurries = True
 
     def caught_up(self) -> None:
         """The replay is through: now our truth of every key may be told."""
@@ -232,15 +240,28 @@ class NetworkLane:
 
     @property
     def touched(self) -> bool:
-        """Whether SKUs wait for the next sending."""
+        """Whether SKUs wait for a sending."""
         return bool(self._touched)
 
+    def due(self, now: float) -> bool:
+        """Whether SKUs are touched and have gathered long enough."""
+        touched = len(self._touched)
+        return touched > 0 and (self._hurries or now >= self._gathers_until or touched > GATHERED_MAX)
+
     def send(self, now: float, now_us: int) -> None:
-        """Send what the touched SKUs have to say, each by its lane."""
+        """Send what the touched SKUs have to say, each by its lane, unless they still gather."""
+        if self.due(now):
+            self._send_touched(now, now_us)
+
+    def _send_touched(self, now: float, now_us: int) -> None:
         touched, self._touched = self._touched, {}
-        if touched:
-            keys = [(f"{sku}|{c}", cause) for sku, cause in touched.items() for c in self._network.channels(sku)]
-            self._send(keys, now, now_us, False)
+        self._hurries, self._gathers_until = False, now + GATHER_S
+        keys = [(f"{sku}|{c}", cause) for sku, cause in touched.items() for c in self._network.channels(sku)]
+        self._send(keys, now, now_us, False)
+        mark = self._mark
+        if mark.waiting:  # A channel that gathered may be none any more: nothing will be sent of it.
+            mark.waiting.intersection_update(self._waiting)
+            mark.sent = max(mark.sent, self.stream.sent)
 
     def send_due(self, now: float, now_us: int) -> None:
         """Send the newest state of the keys whose routine interval is over."""
@@ -255,7 +276,8 @@ class NetworkLane:
             self._send(due, now, now_us, True)
 
     def release_waiting(self, now: float, now_us: int) -> None:
-        """Send everything that waits in the routine lane, for an orderly end."""
+        """Send everything that gathers, or waits in the routine lane, for an orderly end."""
+        self._send_touched(now, now_us)
         if self._waiting:
             self._send(list(self._waiting.items()), now, now_us, True)
 
@@ -373,8 +395,13 @@ class NetworkLane:
         return self._latest.keys() | self._waiting.keys()
 
     def mark(self, waiting: Iterable[str]) -> None:
-        """A cut is made now, while these availability keys wait: what they will change must be said before it, too."""
-        self._mark = Mark(self.stream.sent, set(self._waiting), set(waiting))
+        """A cut is made now, while these availability keys wait: what they will change must be said before it, too.
+
+        So must what has gathered, which is sent at once now: the next cut can only follow this one.
+        """
+        gathered = {f"{sku}|{c}" for sku in self._touched for c in self._network.channels(sku)} - self._shown
+        self._hurries |= bool(gathered)
+        self._mark = Mark(self.stream.sent, gathered.union(self._waiting), set(waiting))
 
     @property
     def reached(self) -> bool:

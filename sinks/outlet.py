@@ -747,7 +747,8 @@ class Outlet:
     def has_more_to_tell(self) -> bool:
         """Whether readers wait for an alert, or something is to be looked at that may be one."""
         ledger = self.ledger
-        return not self.catching_up and (self.owes_alerts or bool(ledger.touched) or ledger.has_suspects)
+        waits = bool(ledger.touched) or self.network.touched
+        return not self.catching_up and (self.owes_alerts or waits or ledger.has_suspects)
 
     @property
     def idle(self) -> bool:
@@ -779,7 +780,6 @@ class Outlet:
         waiting = list(self._waiting.items())
         if waiting:
             self._send(waiting, now, now_us, True)
-        self.network.send(now, now_us)
         self.network.release_waiting(now, now_us)
 
     def _state_delivered(self, error: KafkaError | None, message: Message) -> None:

@@ -291,7 +291,7 @@ class Publisher:
 
     def _serve_due(self, now: float, now_us: int, cuts_allowed: bool) -> None:
         for outlet in self.outlets.values():
-            if not outlet.gathers and (outlet.ledger.touched or outlet.ledger.items_changed or outlet.network.touched):
+            if not outlet.gathers and (outlet.ledger.touched or outlet.ledger.items_changed or outlet.network.due(now)):
                 outlet.publish(now, now_us)
             outlet.publish_due(now, now_us)
         if cuts_allowed:

@@ -73,6 +73,45 @@ def test_routine_changes_of_a_network_are_one_record_and_urgent_ones_do_not_wait
     assert (record.available_to_ship, record.status) == (0, "OUT_OF_STOCK")
 
 
+def test_networks_gather_for_a_moment_after_a_sending() -> None:
+    """Without an interval too: many sales are one record, but nothing waits after a quiet moment."""
+    window = opened(interval_s=0)
+    window.desk.tell(fact("pos.sale", 1, 1))
+    window.serve(0)
+    assert units(window.networks()) == [12]
+    for later in (0.01, 0.02, 0.04):
+        window.desk.tell(fact("pos.sale", 1, 1, location="B"))
+        window.serve(later)
+    assert len(window.sent()) == 4, "availability does not wait"
+    assert window.networks() == []
+    window.serve(0.051)
+    assert units(window.networks()) == [9]
+
+
+def test_a_network_that_sells_out_does_not_gather() -> None:
+    """Nor do those that gather beside it."""
+    window = opened(interval_s=0)
+    for now, (place, sold) in enumerate([("B", 1), ("B", 1), ("A", 9)]):
+        window.desk.tell(fact("pos.sale", 1, sold, location=place))
+        window.serve(now / 1_000)
+    assert units(window.networks()) == [12, 2]
+
+
+def test_a_cut_waits_for_networks_that_gather_and_has_them_sent() -> None:
+    """Else a crash after the commit would lose them, or answers would wait for the next cut."""
+    window = opened(interval_s=0)
+    for now in (0.0, 0.01):
+        window.desk.tell(fact("pos.sale", 1, 1))
+        window.serve(now)
+    window.land()
+    window.outlet.cut(0.011)
+    window.land()
+    assert window.outlet.cut_ready() is None
+    window.serve(0.012)
+    assert units(window.networks()) == [11]
+    assert window.outlet.cut_ready() is not None
+
+
 def test_a_receipt_stays_the_cause_of_a_record_that_waited() -> None:
     """For backorder releasers, as with availability."""
     window = opened()
@@ -277,6 +316,23 @@ def test_a_channel_comes_with_its_first_policy_and_goes_with_its_last() -> None:
     window.desk.tell(fact("pos.sale", 5, 1))
     window.serve(5)
     assert by_channel(window) == {"*": 12}
+
+
+def test_a_cut_does_not_wait_for_a_channel_that_went_while_it_gathered() -> None:
+    """Nobody was ever told of it, so nothing will be sent of it."""
+    window = opened(interval_s=0)
+    window.desk.tell(fact("pos.sale", 1, 1))
+    window.serve(0)
+    policies = window.ledger.policies
+    policies.set_policy(policy("keep", {"channel": "app"}, safety_stock=2))
+    window.desk.tell(fact("pos.sale", 1, 1))
+    window.serve(0.01)
+    window.land()
+    window.outlet.cut(0.011)
+    assert policies.remove_policy("keep") is not None
+    window.serve(0.012)
+    window.land()
+    assert window.outlet.cut_ready() is not None
 
 
 def test_a_change_is_told_to_every_channel_at_once() -> None:

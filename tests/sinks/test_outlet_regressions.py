@@ -60,7 +60,7 @@ def test_a_restart_commits_nothing_before_it_has_read_it_again() -> None:
     first.ledger.refuse(0, 0)
     first.outlet.refuse([refused], us(1))
     first.outlet.cut(1)
-    first.land("state", "availability")
+    first.land("state", "availability", "network")
     assert first.outlet.cut_ready() is None
     first.wire.logs["letters"].in_flight.clear()
 
@@ -77,6 +77,9 @@ def test_a_restart_commits_nothing_before_it_has_read_it_again() -> None:
     assert ready is None or ready[0] == (0, 0, 0, 0)
 
     assert ledger.refuse(0, 0) is False, "it is counted already"
+    second.serve(2.5)
+    second.land()
+    second.outlet.cut_ready()
     second.outlet.refuse([refused], us(3))
     second.outlet.cut(3)
     second.land()
